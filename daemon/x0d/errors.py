@@ -1,0 +1,90 @@
+"""Every error that x0d raises on purpose, with the data that a caller acts on.
+
+Bytes, files and calls from outside raise ``InvalidInput`` or ``ConfigInvalid``; the kernel's and
+the disk's refusals have types of their own.  Each family is translated once, at its boundary: to a
+gRPC status in ``service/control.py``, to an exit code in ``__main__.py``.
+"""
+
+import errno as errno_names
+from dataclasses import dataclass
+
+
+class X0dError(Exception):
+    """Base of all errors that x0d raises on purpose; its text is a sentence for the operator."""
+
+
+class InvalidInput(X0dError):
+    """Bytes or values from outside that do not follow their format."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigProblem:
+    """One thing wrong with a configuration file."""
+
+    key: str
+    """Dotted, such as ``mesh.probe_interval_ms`` or ``mesh.neighbours[2].cost``; empty: the file."""
+    reason: str
+    """What is wrong and what is allowed."""
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}" if self.key else self.reason
+
+
+class ConfigInvalid(X0dError):
+    """A configuration file that cannot be used; ``problems`` lists all that is wrong with it."""
+
+    def __init__(self, file: str, problems: tuple[ConfigProblem, ...]) -> None:
+        self.file = file
+        self.problems = problems
+        super().__init__("\n".join(f"{file}: {problem}" for problem in problems))
+
+
+class NotSupported(X0dError):
+    """This kernel, machine or version lacks something; says what and what it needs."""
+
+    def __init__(self, feature: str, reason: str) -> None:
+        self.feature = feature
+        super().__init__(f"{feature} is not available: {reason}")
+
+
+class KernelRefused(X0dError):
+    """The kernel answered an operation with an errno."""
+
+    def __init__(self, operation: str, errno: int, detail: str = "", log_tail: str = "") -> None:
+        self.operation = operation
+        self.errno = errno
+        self.detail = detail
+        self.log_tail = log_tail
+        """Last lines of the verifier's log; empty when it has said nothing."""
+        text = f"{operation}: {errno_name(errno)}"
+        super().__init__(f"{text}: {detail}" if detail else text)
+
+
+class ForeignProgram(KernelRefused):
+    """An XDP program that is not ours holds the interface; it is never replaced."""
+
+    def __init__(self, interface: str, errno: int, program_id: int) -> None:
+        self.interface = interface
+        self.program_id = program_id
+        super().__init__(
+            f"attach XDP to {interface}",
+            errno,
+            f"program id {program_id} of somebody else is attached; remove it or leave {interface} out",
+        )
+
+
+class StateLocked(X0dError):
+    """Another instance holds the state directory."""
+
+
+class AddressUnavailable(X0dError):
+    """A listening address is in use or not of this host."""
+
+
+class StorageFailed(X0dError):
+    """A file of the state directory could not be read or written: full, read-only or corrupt."""
+
+
+def errno_name(number: int) -> str:
+    """``EBUSY`` for 16; the number itself where it has no name."""
+    return errno_names.errorcode.get(number, f"errno {number}")
