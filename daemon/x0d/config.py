@@ -1,0 +1,364 @@
+"""The configuration: one TOML file, parsed once into frozen dataclasses.
+
+Every key, default, unit and limit is here.  Parsing looks at the file alone, never at live
+interfaces, and collects every problem before it gives up, so that one `x0d --check-config` tells
+an operator all there is to mend.  Keys that later versions give a meaning are validated and, where
+their value asks for something that this version does not have, refused as not available.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+
+from x0d.config_reader import Section, check_name
+from x0d.errors import ConfigInvalid, ConfigProblem
+from x0d.mesh.model import Address, Prefix
+
+UNIX_PATH_MAX_BYTES = 107  # sun_path without its final NUL
+CONTROL_SOCKET_SUFFIX_BYTES = 48  # private/ and the longest name of a caller below runtime_dir
+NEIGHBOURS_MAX = 256  # X0D_LINKS_MAX
+ANNOUNCE_MAX = 64
+COST_DEFAULT = 100
+HEALING_MODES = ("observe", "approve", "auto")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    name: str
+    """Unique in the mesh: lower-case letters, digits and inner hyphens, at most 63."""
+    address: Prefix
+    """Stable /32 or /128 that x0d puts on lo and announces."""
+    state_dir: Path = Path("/var/lib/x0d")
+    runtime_dir: Path = Path("/run/x0d")
+    bpffs_dir: Path = Path("/sys/fs/bpf/x0d")
+    """Pins of programs, links and maps; below a mounted bpffs."""
+    production: bool = True
+    """Has no effect until identity is built."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityConfig:
+    mode: str = "dev"
+    trust_domain: str = "dev.x0d.test"
+
+
+@dataclass(frozen=True, slots=True)
+class ListenConfig:
+    control_port: int = 9470
+    """Reserved; nothing listens in this version."""
+    peer_port: int = 9471
+    """Reserved; nothing listens in this version."""
+    peer_http_port: int = 9472
+    """Reserved; nothing listens in this version."""
+    mesh_port: int = 9473
+    probe_port: int = 9474
+    metrics_address: str = "127.0.0.1"
+    metrics_port: int = 9475
+    join_port: int = 9476
+    """Reserved; nothing listens in this version."""
+
+
+@dataclass(frozen=True, slots=True)
+class EbpfConfig:
+    allow_skb_mode: bool = False
+    """Fall back to generic XDP where a driver has no native mode; slower, and shown in status."""
+    probe_rate_pps: int = 2000
+    """Probes answered and accepted per interface and second, 10 to 1,000,000."""
+    probe_burst: int = 200
+    """Probes answered at once beyond that rate, 10 to 100,000."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourConfig:
+    node: str
+    interface: str
+    address: Address
+    """IPv4, or IPv6 link-local, of the neighbour on that interface."""
+    cost: int = COST_DEFAULT
+    """1 to 65,535; the larger of both ends' counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeshConfig:
+    interfaces: tuple[str, ...] = ()
+    """Interfaces with our XDP program; those of the neighbours are added."""
+    neighbours: tuple[NeighbourConfig, ...] = ()
+    announce: tuple[Prefix, ...] = ()
+    """Prefixes behind this node, beside its own address."""
+    probe_interval_ms: int = 50
+    """5 to 10,000."""
+    probe_miss_limit: int = 3
+    """Probes unanswered in a row before a link is down, 2 to 20."""
+    hello_interval_ms: int = 500
+    """Pace of the control plane's sign of life, 50 to 60,000."""
+    hello_miss_limit: int = 4
+    """Signs missed before the control plane counts as gone, 2 to 20."""
+    stale_max_s: int = 300
+    """How long the link state of a node without control plane is kept, 5 to 86,400."""
+    up_hold_ms: int = 1000
+    """Clean time before a link that was down is used again; doubles with relapses; 0 to 600,000."""
+    install_routes: bool = True
+    """False: compute and show routes, install none."""
+    flush_on_stop: bool = False
+    """Remove our routes at a clean stop; by default the kernel goes on forwarding."""
+    route_protocol: int = 120
+    """rtm_protocol of our routes, 17 to 255; must be nobody else's."""
+    nexthop_id_base: int = 0x78300000
+    """Our nexthop objects have the 4,096 ids from here on."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterConfig:
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HealingConfig:
+    mode: str = "auto"
+    """observe: record what would be done; auto: do it."""
+    degraded_cost_add: int = 1000
+    """Added to the cost of a link that loses packets, 1 to 60,000."""
+    verify_timeout_s: int = 5
+    """An action not verified after this long is escalated, 1 to 300."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfig:
+    level: str = "info"
+    format: str = "auto"
+    """auto: text on a terminal, JSON elsewhere; json; text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    file: Path
+    node: NodeConfig
+    identity: IdentityConfig
+    listen: ListenConfig
+    ebpf: EbpfConfig
+    mesh: MeshConfig
+    cluster: ClusterConfig
+    healing: HealingConfig
+    log: LogConfig
+
+    @property
+    def interfaces(self) -> tuple[str, ...]:
+        """Every interface that x0d works on, in the order of the file."""
+        named = (*self.mesh.interfaces, *(neighbour.interface for neighbour in self.mesh.neighbours))
+        return tuple(dict.fromkeys(named))
+
+
+def load(file: Path) -> Config:
+    """Read and validate a configuration file.
+
+    Raises:
+        ConfigInvalid: with every problem found, or with the one that kept the file from being read.
+    """
+    try:
+        document = tomllib.loads(file.read_bytes().decode())
+    except OSError as error:
+        raise _unreadable(file, f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise _unreadable(file, f"is not UTF-8: byte {error.start}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise _unreadable(file, f"is not valid TOML: {error}") from error
+    return parse(document, file)
+
+
+def _unreadable(file: Path, reason: str) -> ConfigInvalid:
+    return ConfigInvalid(str(file), (ConfigProblem("", reason),))
+
+
+def parse(document: Mapping[str, object], file: Path) -> Config:
+    """Validate a parsed TOML document; see ``load``."""
+    problems: list[ConfigProblem] = []
+    root = Section(document, "", problems)
+    config = Config(
+        file=file,
+        node=_node(root.table("node", required=True)),
+        identity=_identity(root.table("identity")),
+        listen=_listen(root.table("listen")),
+        ebpf=_ebpf(root.table("ebpf")),
+        mesh=_mesh(root.table("mesh")),
+        cluster=_cluster(root.table("cluster")),
+        healing=_healing(root.table("healing")),
+        log=_log(root.table("log")),
+    )
+    root.finish()
+    _check_whole(config, problems)
+    if problems:
+        raise ConfigInvalid(str(file), tuple(problems))
+    return config
+
+
+def _node(section: Section) -> NodeConfig:
+    default = NodeConfig(name="x", address=ip_network("192.0.2.1/32"))
+    config = NodeConfig(
+        name=section.name("name"),
+        address=section.prefix("address", default.address),
+        state_dir=section.directory("state_dir", default.state_dir),
+        runtime_dir=section.directory("runtime_dir", default.runtime_dir),
+        bpffs_dir=section.directory("bpffs_dir", default.bpffs_dir),
+        production=section.boolean("production", default=default.production),
+    )
+    if config.address.num_addresses != 1:
+        section.problem("address", f"{config.address} is a network; give one address with /32 or /128")
+    elif not _is_usable(config.address):
+        section.problem("address", f"{config.address} cannot be a node's stable address")
+    room = UNIX_PATH_MAX_BYTES - CONTROL_SOCKET_SUFFIX_BYTES
+    if len(str(config.runtime_dir).encode()) > room:
+        section.problem("runtime_dir", f"is too long for a unix socket below it; at most {room} bytes")
+    section.finish()
+    return config
+
+
+def _is_usable(address: Prefix) -> bool:
+    host = address.network_address
+    return not (host.is_loopback or host.is_multicast or host.is_unspecified or host.is_link_local)
+
+
+def _identity(section: Section) -> IdentityConfig:
+    default = IdentityConfig()
+    config = IdentityConfig(
+        mode=section.choice("mode", ("dev", "spire"), default.mode),
+        trust_domain=section.text("trust_domain", default.trust_domain, r"[a-z0-9._-]{1,255}"),
+    )
+    if config.mode == "spire":
+        section.problem("mode", '"spire" is not available in this version; allowed: "dev"')
+    section.finish()
+    return config
+
+
+def _listen(section: Section) -> ListenConfig:
+    default = ListenConfig()
+    ports = {
+        key: section.integer(key, getattr(default, key), 1, 65535)
+        for key in (
+            "control_port",
+            "peer_port",
+            "peer_http_port",
+            "mesh_port",
+            "probe_port",
+            "metrics_port",
+            "join_port",
+        )
+    }
+    config = ListenConfig(metrics_address=section.address("metrics_address", default.metrics_address), **ports)
+    seen: dict[int, str] = {}
+    for key, port in ports.items():
+        if port in seen:
+            section.problem(key, f"{port} is also {seen[port]}; each needs a port of its own")
+        seen.setdefault(port, key)
+    section.finish()
+    return config
+
+
+def _ebpf(section: Section) -> EbpfConfig:
+    default = EbpfConfig()
+    config = EbpfConfig(
+        allow_skb_mode=section.boolean("allow_skb_mode", default=default.allow_skb_mode),
+        probe_rate_pps=section.integer("probe_rate_pps", default.probe_rate_pps, 10, 1_000_000),
+        probe_burst=section.integer("probe_burst", default.probe_burst, 10, 100_000),
+    )
+    section.finish()
+    return config
+
+
+def _mesh(section: Section) -> MeshConfig:
+    default = MeshConfig()
+    config = MeshConfig(
+        interfaces=section.interfaces("interfaces"),
+        neighbours=tuple(_neighbour(item) for item in section.tables("neighbours", NEIGHBOURS_MAX)),
+        announce=section.prefixes("announce", ANNOUNCE_MAX),
+        probe_interval_ms=section.integer("probe_interval_ms", default.probe_interval_ms, 5, 10_000),
+        probe_miss_limit=section.integer("probe_miss_limit", default.probe_miss_limit, 2, 20),
+        hello_interval_ms=section.integer("hello_interval_ms", default.hello_interval_ms, 50, 60_000),
+        hello_miss_limit=section.integer("hello_miss_limit", default.hello_miss_limit, 2, 20),
+        stale_max_s=section.integer("stale_max_s", default.stale_max_s, 5, 86_400),
+        up_hold_ms=section.integer("up_hold_ms", default.up_hold_ms, 0, 600_000),
+        install_routes=section.boolean("install_routes", default=default.install_routes),
+        flush_on_stop=section.boolean("flush_on_stop", default=default.flush_on_stop),
+        route_protocol=section.integer("route_protocol", default.route_protocol, 17, 255),
+        nexthop_id_base=section.integer("nexthop_id_base", default.nexthop_id_base, 1, 2**32 - 1 - 4096),
+    )
+    section.finish()
+    return config
+
+
+def _neighbour(section: Section) -> NeighbourConfig:
+    config = NeighbourConfig(
+        node=section.name("node"),
+        interface=section.interface("interface"),
+        address=section.neighbour_address("address"),
+        cost=section.integer("cost", COST_DEFAULT, 1, 65_535),
+    )
+    section.finish()
+    return config
+
+
+def _cluster(section: Section) -> ClusterConfig:
+    config = ClusterConfig(members=section.texts("members", 4096, r"[^=]+=[^=]+:[0-9]+", "NAME=ADDRESS:PORT"))
+    if config.members:
+        section.problem("members", "a cluster is not available in this version; leave it empty")
+    section.finish()
+    return config
+
+
+def _healing(section: Section) -> HealingConfig:
+    default = HealingConfig()
+    config = HealingConfig(
+        mode=section.choice("mode", HEALING_MODES, default.mode),
+        degraded_cost_add=section.integer("degraded_cost_add", default.degraded_cost_add, 1, 60_000),
+        verify_timeout_s=section.integer("verify_timeout_s", default.verify_timeout_s, 1, 300),
+    )
+    if config.mode == "approve":
+        section.problem("mode", '"approve" is not available in this version; allowed: "observe", "auto"')
+    section.finish()
+    return config
+
+
+def _log(section: Section) -> LogConfig:
+    default = LogConfig()
+    config = LogConfig(
+        level=section.choice("level", LOG_LEVELS, default.level),
+        format=section.choice("format", ("auto", "json", "text"), default.format),
+    )
+    section.finish()
+    return config
+
+
+def _check_whole(config: Config, problems: list[ConfigProblem]) -> None:
+    """Check what one section alone cannot know."""
+    prefixes: dict[IPv4Network | IPv6Network, str] = {config.node.address: "node.address"}
+    for index, prefix in enumerate(config.mesh.announce):
+        key = f"mesh.announce[{index}]"
+        if prefix in prefixes:
+            problems.append(ConfigProblem(key, f"{prefix} is also {prefixes[prefix]}"))
+        prefixes.setdefault(prefix, key)
+    names: dict[tuple[str, str], str] = {}
+    addresses: dict[tuple[str, Address], str] = {}
+    for index, neighbour in enumerate(config.mesh.neighbours):
+        key = f"mesh.neighbours[{index}]"
+        if neighbour.node == config.node.name and check_name(neighbour.node):
+            problems.append(ConfigProblem(f"{key}.node", f'"{neighbour.node}" is this node itself'))
+        if neighbour.address == config.node.address.network_address:
+            problems.append(ConfigProblem(f"{key}.address", f"{neighbour.address} is this node's own address"))
+        by_name, by_address = (neighbour.node, neighbour.interface), (neighbour.interface, neighbour.address)
+        if by_name in names:
+            problems.append(
+                ConfigProblem(
+                    f"{key}.node", f'"{neighbour.node}" on {neighbour.interface} is also {names[by_name]}: duplicate node'
+                )
+            )
+        if by_address in addresses:
+            problems.append(
+                ConfigProblem(
+                    f"{key}.address",
+                    f"{neighbour.address} on {neighbour.interface} is also {addresses[by_address]}: duplicate address",
+                )
+            )
+        names.setdefault(by_name, key)
+        addresses.setdefault(by_address, key)

@@ -1,0 +1,140 @@
+"""Every metric name, every event name, and how the log is written.
+
+Metrics: prefix ``x0d_``, base units, labels from fixed, bounded sets (interfaces, links and nodes are
+bounded by the configuration).  Values that some core already counts are collected at the scrape by
+``service/metrics.py``; only what has no other home (histograms, failures) is counted here.
+
+Events: ``log.info(EVENT, field=...)``.  JSON lines on standard error, or readable text when that is
+a terminal.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+# ---- names of metrics collected at the scrape ----
+
+BUILD_INFO = "x0d_build_info"
+UPTIME_SECONDS = "x0d_uptime_seconds"
+INTERFACE_ATTACHED = "x0d_interface_attached"
+INTERFACE_BLOCKED = "x0d_interface_blocked"
+LINK_UP = "x0d_link_up"
+LINK_STATE = "x0d_link_state"
+LINK_COST = "x0d_link_cost"
+LINK_RTT_SECONDS = "x0d_link_rtt_seconds"
+LINK_LOSS_RATIO = "x0d_link_loss_ratio"
+LINK_PROBES_SENT = "x0d_link_probes_sent"
+LINK_REPLIES_RECEIVED = "x0d_link_replies_received"
+DATAPLANE_PACKETS = "x0d_dataplane_packets"
+DATAPLANE_BYTES = "x0d_dataplane_bytes"
+DATAPLANE_PROBES = "x0d_dataplane_probes"
+MESH_NODES = "x0d_mesh_nodes"
+MESH_ROUTES = "x0d_mesh_routes_installed"
+MESH_DATAGRAMS_REFUSED = "x0d_mesh_datagrams_refused"
+INCIDENTS_OPEN = "x0d_incidents_open"
+ALERTS = "x0d_alerts"
+
+# ---- names of events ----
+
+STARTING = "starting"
+STEP_DONE = "start_step_done"
+READY = "ready"
+STOPPING = "stopping"
+STOPPED = "stopped"
+START_FAILED = "start_failed"
+RELOADED = "reloaded"
+RELOAD_REFUSED = "reload_refused"
+ALERT_RAISED = "alert_raised"
+ALERT_CLEARED = "alert_cleared"
+INTERFACE_ATTACHED_EVENT = "interface_attached"
+INTERFACE_BLOCKED_EVENT = "interface_blocked"
+INTERFACE_WAITING = "interface_waiting"
+INTERFACE_GONE = "interface_gone"
+LINK_STATE_CHANGED = "link_state_changed"
+DATAGRAM_REFUSED = "datagram_refused"
+ROUTES_MOVED = "routes_moved"
+ROUTES_FAILED = "routes_failed"
+ROUTES_REPAIRED = "routes_repaired"
+INCIDENT_CHANGED = "incident_changed"
+ACTION_FAILED = "action_failed"
+KNOWLEDGE_MOVED_ASIDE = "knowledge_moved_aside"
+KNOWLEDGE_FAILED = "knowledge_failed"
+
+HEAL_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
+LAG_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
+
+
+class Telemetry:
+    """The counted metrics of one daemon, on a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.loop_lag = Histogram(
+            "x0d_loop_lag_seconds",
+            "How late the event loop woke for a timer.",
+            buckets=LAG_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.heal_step = Histogram(
+            "x0d_heal_step_seconds",
+            "Duration of each step of healing.",
+            ["step"],
+            buckets=HEAL_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.incidents = Counter("x0d_incidents", "Incidents opened, by cause.", ["cause"], registry=self.registry)
+        self.actions = Counter(
+            "x0d_actions", "Actions by kind and outcome.", ["action", "outcome"], registry=self.registry
+        )
+        self.route_seconds = Histogram(
+            "x0d_route_install_seconds",
+            "From the decision to the kernel's acknowledgement of a batch of route changes.",
+            buckets=HEAL_BUCKETS_S,
+            registry=self.registry,
+        )
+        self.knowledge_failures = Counter(
+            "x0d_knowledge_failures", "Incidents that could not be written to disk.", registry=self.registry
+        )
+
+
+def configure_log(level: str, form: str) -> None:
+    """Send structlog and the standard library's log to standard error.
+
+    ``form`` is ``auto`` (text on a terminal, JSON elsewhere), ``json`` or ``text``.
+    """
+    as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    last: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()) if as_text else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[*shared, last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[*shared, _name_logger], processors=[_plain, last])
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _name_logger(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    record = event.get("_record")
+    if record is not None:
+        event["logger"] = record.name
+    return event
+
+
+def _plain(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    event.pop("_record", None)
+    event.pop("_from_structlog", None)
+    return event
