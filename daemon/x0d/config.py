@@ -188,7 +188,8 @@ def parse(document: Mapping[str, object], file: Path) -> Config:
         log=_log(root.table("log")),
     )
     root.finish()
-    _check_whole(config, problems)
+    if not problems:  # a value that was refused has been replaced by a default: nothing to compare
+        _check_whole(config, problems)
     if problems:
         raise ConfigInvalid(str(file), tuple(problems))
     return config

@@ -1,0 +1,159 @@
+"""Interfaces: each configured one is waited for, attached, watched, and attached again when it returns.
+
+An interface that does not exist is ``waiting``; one on which the kernel refused our program is
+``blocked``, shown with the reason and tried again now and then; the others go on.  What happens to an
+interface is passed on at once: carrier first, because a reroute hangs on it.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from x0d import telemetry
+from x0d.errors import ForeignProgram, KernelRefused, NotSupported
+from x0d.ports import Attachment, Clock, DataPlane, Interface, InterfaceEvent, InterfaceSource
+
+RETRY_BLOCKED_S = 5.0  # a foreign program may have been removed, a driver reloaded
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceStatus:
+    """How one configured interface stands."""
+
+    name: str
+    state: str
+    """``waiting``, ``attached`` or ``blocked``."""
+    interface: Interface | None = None
+    attachment: Attachment | None = None
+    reason: str = ""
+
+
+class InterfaceListener(Protocol):
+    """Who wants to know what happens to interfaces; called on the event loop, at once."""
+
+    def interface_ready(self, interface: Interface) -> None:
+        """It is attached, or its addresses changed while attached."""
+
+    def interface_lost(self, name: str, at_ns: int, reason: str, *, blocked: bool) -> None:
+        """It is gone, or our program cannot run on it."""
+
+    def carrier(self, interface: Interface, at_ns: int, *, present: bool) -> None:
+        """Carrier, or the administrative state, came or went."""
+
+
+class InterfaceService:
+    """Keeps our program on every configured interface."""
+
+    def __init__(
+        self, names: Iterable[str], source: InterfaceSource, plane: DataPlane, clock: Clock, listener: InterfaceListener
+    ) -> None:
+        self._source = source
+        self._plane = plane
+        self._clock = clock
+        self._listener = listener
+        self._statuses = {name: InterfaceStatus(name, "waiting", reason="does not exist yet") for name in names}
+        self._wake = asyncio.Event()
+        self._carrier: dict[str, bool] = {}
+
+    def statuses(self) -> tuple[InterfaceStatus, ...]:
+        """How each configured interface stands."""
+        return tuple(self._statuses.values())
+
+    def name_of(self, ifindex: int) -> str | None:
+        """Name of an attached interface."""
+        for status in self._statuses.values():
+            if status.attachment and status.attachment.ifindex == ifindex:
+                return status.name
+        return None
+
+    def add(self, names: Iterable[str]) -> None:
+        """Take up further interfaces (a reload named them)."""
+        for name in names:
+            self._statuses.setdefault(name, InterfaceStatus(name, "waiting", reason="does not exist yet"))
+        self._wake.set()
+
+    async def start(self) -> None:
+        """Attach to what exists and begin to watch."""
+        self._source.subscribe(self._on_event)
+        await self._reconcile()
+
+    async def run(self) -> None:
+        """Attach what appears; try blocked interfaces again."""
+        while True:
+            try:
+                await asyncio.wait_for(self._wake.wait(), RETRY_BLOCKED_S)
+            except TimeoutError:
+                pass  # time to look at the blocked ones
+            self._wake.clear()
+            await self._reconcile()
+
+    def _on_event(self, event: InterfaceEvent) -> None:
+        known = next((s for s in self._statuses.values() if s.interface and s.interface.ifindex == event.ifindex), None)
+        current = event.interface
+        if known is not None and (current is None or current.name != known.name):
+            self._lose(known.name, event.at_ns, "was removed" if current is None else f"was renamed to {current.name}")
+        if current is None or current.name not in self._statuses:
+            return
+        status = self._statuses[current.name]
+        if status.state != "attached" or status.interface is None or status.interface.ifindex != current.ifindex:
+            self._wake.set()
+            return
+        if current.addresses != status.interface.addresses:
+            self._statuses[current.name] = InterfaceStatus(current.name, "attached", current, status.attachment)
+            self._listener.interface_ready(current)
+        self._tell_carrier(current, event.at_ns)
+
+    def _tell_carrier(self, interface: Interface, at_ns: int) -> None:
+        present = interface.up and interface.carrier
+        if self._carrier.get(interface.name) != present:
+            self._carrier[interface.name] = present
+            self._listener.carrier(interface, at_ns, present=present)
+
+    def _lose(self, name: str, at_ns: int, reason: str) -> None:
+        self._statuses[name] = InterfaceStatus(name, "waiting", reason=reason)
+        self._carrier.pop(name, None)
+        log.warning(telemetry.INTERFACE_GONE, interface=name, reason=reason)
+        self._listener.interface_lost(name, at_ns, reason, blocked=False)
+        self._wake.set()
+
+    async def _reconcile(self) -> None:
+        existing = {interface.name: interface for interface in await self._source.read()}
+        await self._plane.collect(frozenset(interface.ifindex for interface in existing.values()))
+        for name, status in list(self._statuses.items()):
+            current = existing.get(name)
+            if current is None:
+                if status.state != "waiting":
+                    self._lose(name, self._clock.monotonic_ns(), "was removed")
+            elif status.state != "attached" or (status.interface and status.interface.ifindex != current.ifindex):
+                await self._attach(current, status)
+
+    async def _attach(self, interface: Interface, status: InterfaceStatus) -> None:
+        try:
+            attachment = await self._plane.attach(interface.name, interface.ifindex)
+        except (KernelRefused, ForeignProgram, NotSupported) as refusal:
+            if status.state != "blocked" or status.reason != str(refusal):
+                log.error(telemetry.INTERFACE_BLOCKED_EVENT, interface=interface.name, reason=str(refusal))
+                self._statuses[interface.name] = InterfaceStatus(
+                    interface.name, "blocked", interface, reason=str(refusal)
+                )
+                self._listener.interface_lost(
+                    interface.name, self._clock.monotonic_ns(), str(refusal), blocked=True
+                )
+            return
+        self._statuses[interface.name] = InterfaceStatus(interface.name, "attached", interface, attachment)
+        log.info(
+            telemetry.INTERFACE_ATTACHED_EVENT,
+            interface=interface.name,
+            ifindex=interface.ifindex,
+            mode=attachment.mode,
+            frags=attachment.frags,
+            adopted=attachment.adopted,
+            refused=[f"{refused.mode}: {refused.errno}" for refused in attachment.refused],
+        )
+        self._listener.interface_ready(interface)
+        self._tell_carrier(interface, self._clock.monotonic_ns())
