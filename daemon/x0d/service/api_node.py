@@ -1,0 +1,48 @@
+"""``NodeService``: status, reload, doctor."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from x0d.service.api_convert import to_message
+from x0d.service.views import Views
+from x0d.v1 import node_pb2, node_pb2_grpc
+
+if TYPE_CHECKING:
+    from grpc.aio import ServicerContext
+
+    _Context = ServicerContext[Any, Any]
+
+
+class NodeServicer(node_pb2_grpc.NodeServiceServicer):
+    """The daemon as a whole."""
+
+    def __init__(self, views: Views) -> None:
+        self._views = views
+        self._one_reload = asyncio.Lock()
+        self._one_doctor = asyncio.Lock()
+
+    async def GetStatus(  # noqa: N802 - gRPC's name
+        self,
+        request: node_pb2.GetStatusRequest,  # noqa: ARG002 - empty
+        context: "_Context",  # noqa: ARG002 - not needed
+    ) -> node_pb2.GetStatusResponse:
+        """Answered from the first start-up step on."""
+        return to_message(self._views.node.status(), node_pb2.GetStatusResponse)
+
+    async def Reload(  # noqa: N802 - gRPC's name
+        self,
+        request: node_pb2.ReloadRequest,  # noqa: ARG002 - empty
+        context: "_Context",  # noqa: ARG002 - not needed
+    ) -> node_pb2.ReloadResponse:
+        """One at a time; a file that is not valid changes nothing."""
+        async with self._one_reload:
+            return to_message(await self._views.node.reload(), node_pb2.ReloadResponse)
+
+    async def RunDoctor(  # noqa: N802 - gRPC's name
+        self,
+        request: node_pb2.RunDoctorRequest,  # noqa: ARG002 - empty
+        context: "_Context",  # noqa: ARG002 - not needed
+    ) -> node_pb2.RunDoctorResponse:
+        """One at a time: it loads programs to see whether the kernel takes them."""
+        async with self._one_doctor:
+            return to_message(await self._views.node.doctor(), node_pb2.RunDoctorResponse)

@@ -1,0 +1,244 @@
+"""The control socket: who calls is asked of the kernel, and the bytes are passed on to gRPC.
+
+grpc.aio shows nothing of a unix peer but the name that its socket is bound to.  So the socket that
+clients connect to is ours: it reads the peer's credentials (SO_PEERCRED) and groups
+(SO_PEERGROUPS), dials gRPC's private socket from a name that carries them, and relays bytes both
+ways with bounded buffers.  The private socket and the names are in a directory of mode 0700: only
+the daemon's own uid and root, who are admins, could bind such a name without passing here.
+
+The socket's mode is 0666: anyone may connect and *roles* decide, so that a stranger is told what is
+missing (PERMISSION_DENIED) instead of a bare EACCES, and so that the daemon, which is not root,
+need not own the viewers' group.  What strangers may take up is limited instead.
+"""
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import os
+import socket
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Final
+
+from x0d.errors import AddressUnavailable
+from x0d.transport.access import Caller, Role, Roles, name_of
+
+CONNECTIONS_MAX: Final = 256
+"""Beyond it a connection is closed at once."""
+CONNECTIONS_ADMIN_RESERVED: Final = 32
+"""Of these, kept for admins, so that nobody else can lock them out."""
+CONNECTIONS_PER_UID_MAX: Final = 64
+"""Of one uid that is not admin."""
+BUFFER_BYTES_MAX: Final = 65_536
+"""Held for each direction of a connection; beyond it the sender is not read."""
+STUCK_S_MAX: Final = 60.0
+"""A client that takes no byte for so long is dropped; gRPC clients always read their socket."""
+PATH_BYTES_MAX: Final = 107
+"""Longest path of a unix socket (sun_path without its end)."""
+GROUPS_MAX: Final = 256
+"""Supplementary groups read of a peer; of one with more only the primary group counts."""
+
+_SO_PEERGROUPS: Final = 59
+_BACKLOG: Final = 1024
+_UCRED: Final = struct.Struct("iII")
+_NAME_BYTES_MAX: Final = 40
+"""Room for uid, one group and number in a relayed connection's name."""
+
+
+def peer_caller(connection: socket.socket, role_gids: frozenset[int]) -> Caller:
+    """Ask the kernel who opened ``connection``; of its groups only ``role_gids`` are kept."""
+    _, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    try:
+        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, GROUPS_MAX * 4)
+    except OSError as error:
+        if error.errno != errno.ERANGE:
+            raise
+        packed = b""
+    groups = {gid, *struct.unpack(f"{len(packed) // 4}I", packed)}
+    return Caller(uid, role_gids.intersection(groups))
+
+
+def check_path(path: Path) -> None:
+    """Raise AddressUnavailable for a socket path that the kernel cannot hold."""
+    size = len(os.fsencode(path))
+    if size > PATH_BYTES_MAX:
+        reason = f"{path}: a socket path has at most {PATH_BYTES_MAX} bytes, this one {size}"
+        raise AddressUnavailable(f"{reason}; choose a shorter node.runtime_dir")
+
+
+def clear_stale(path: Path) -> None:
+    """Remove a socket that nobody listens on any more.
+
+    Raises:
+        AddressUnavailable: somebody answers there, or it is not a socket.
+    """
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except FileNotFoundError:
+            return
+        except ConnectionRefusedError:
+            if not path.is_socket():
+                raise AddressUnavailable(f"{path} is in the way and is not a socket; move it") from None
+            path.unlink(missing_ok=True)
+            return
+        except BlockingIOError:
+            pass  # its backlog is full: somebody listens
+        except OSError as error:
+            raise AddressUnavailable(f"{path}: {error.strerror}") from error
+    raise AddressUnavailable(f"{path}: another process answers there; is another x0d running?")
+
+
+class Front:
+    """The public control socket in front of gRPC's private one."""
+
+    def __init__(self, path: Path, private: Path, backend: Path, roles: Roles) -> None:
+        self._path = path
+        self._private = private
+        self._backend = backend
+        self._roles = roles
+        self._numbers = itertools.count(1)
+        self._listener: socket.socket | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._by_uid: Counter[int] = Counter()
+        self.refused_total = 0
+        """Connections closed because a limit was reached."""
+
+    @property
+    def connections(self) -> int:
+        """Connections relayed now."""
+        return self._by_uid.total()
+
+    def start(self) -> None:
+        """Listen.
+
+        Raises:
+            AddressUnavailable: the path is too long, in use, or cannot be bound.
+        """
+        check_path(self._path)
+        check_path(self._private / ("u" * _NAME_BYTES_MAX))
+        clear_stale(self._path)
+        listener = socket.socket(socket.AF_UNIX)
+        listener.setblocking(False)
+        try:
+            listener.bind(str(self._path))
+            self._path.chmod(0o666)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise AddressUnavailable(f"{self._path}: {error.strerror}") from error
+        self._listener = listener
+        asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+
+    def close_listener(self) -> None:
+        """Take no new connection; those that exist go on."""
+        if self._listener is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._listener.fileno())
+        self._listener.close()
+        self._listener = None
+        self._path.unlink(missing_ok=True)
+
+    async def stop(self) -> None:
+        """Stop listening and end all connections."""
+        self.close_listener()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _accept(self) -> None:
+        """Take at most a few waiting connections, then let others run."""
+        for _ in range(16):
+            if self._listener is None:
+                return
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError:
+                # ECONNABORTED, or out of descriptors: the backlog keeps the caller; try again later.
+                self._rest()
+                return
+            connection.setblocking(False)
+            try:
+                caller = peer_caller(connection, self._roles.viewer_gids)
+            except OSError:
+                connection.close()
+                continue
+            if self._full(caller):
+                self.refused_total += 1
+                connection.close()
+                continue
+            self._by_uid[caller.uid] += 1
+            task = asyncio.get_running_loop().create_task(self._serve(connection, caller))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _rest(self) -> None:
+        """Leave the listener alone for a moment, so that lack of descriptors is no busy loop."""
+        loop = asyncio.get_running_loop()
+        listener = self._listener
+        if listener is None:
+            return
+        loop.remove_reader(listener.fileno())
+        loop.call_later(0.1, self._resume, listener)
+
+    def _resume(self, listener: socket.socket) -> None:
+        if self._listener is listener:
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
+
+    def _full(self, caller: Caller) -> bool:
+        """Whether this caller's next connection is one too many."""
+        if self._roles.of(caller) is Role.ADMIN:
+            return self.connections >= CONNECTIONS_MAX
+        others_max = CONNECTIONS_MAX - CONNECTIONS_ADMIN_RESERVED
+        return self.connections >= others_max or self._by_uid[caller.uid] >= CONNECTIONS_PER_UID_MAX
+
+    async def _serve(self, connection: socket.socket, caller: Caller) -> None:
+        """Relay one connection until either end is gone."""
+        name = self._private / name_of(caller, next(self._numbers))
+        backend = socket.socket(socket.AF_UNIX)
+        try:
+            backend.setblocking(False)
+            backend.bind(str(name))
+            await asyncio.get_running_loop().sock_connect(backend, str(self._backend))
+            await _relay(connection, backend)
+        except OSError:
+            pass  # the client left or is stuck, or gRPC is stopping or too busy: the connection ends
+        finally:
+            connection.close()
+            backend.close()
+            name.unlink(missing_ok=True)
+            self._by_uid -= Counter((caller.uid,))
+
+
+async def _relay(connection: socket.socket, backend: socket.socket) -> None:
+    """Pass bytes both ways until gRPC ends the connection, which it does when the client does."""
+    up = asyncio.get_running_loop().create_task(_pump_up(connection, backend))
+    try:
+        await _pump_down(backend, connection)
+    finally:
+        up.cancel()
+        await asyncio.gather(up, return_exceptions=True)
+
+
+async def _pump_up(connection: socket.socket, backend: socket.socket) -> None:
+    """Client to gRPC; the client's end of file, or its loss, is passed on as one."""
+    loop = asyncio.get_running_loop()
+    try:
+        while data := await loop.sock_recv(connection, BUFFER_BYTES_MAX):
+            await loop.sock_sendall(backend, data)
+    finally:
+        with contextlib.suppress(OSError):
+            backend.shutdown(socket.SHUT_WR)
+
+
+async def _pump_down(backend: socket.socket, connection: socket.socket) -> None:
+    """Read from gRPC for the client, as fast as the client reads."""
+    loop = asyncio.get_running_loop()
+    while data := await loop.sock_recv(backend, BUFFER_BYTES_MAX):
+        async with asyncio.timeout(STUCK_S_MAX):
+            await loop.sock_sendall(connection, data)
