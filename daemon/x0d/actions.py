@@ -3,6 +3,7 @@
 Every action says in its ``str()`` what it does, in words for the operator.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from x0d.mesh.model import Address, LinkKey, Prefix
@@ -54,6 +55,15 @@ class DeleteRoute:
 
 
 RouteChange = PutNexthop | DeleteNexthop | PutRoute | DeleteRoute
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedRoutes:
+    """What the kernel holds under our protocol and our id range."""
+
+    nexthops: Mapping[int, PutNexthop]
+    routes: Mapping[Prefix, int]
+    """Prefix to nexthop id; 0 for a route of ours that is on no object of ours."""
 
 
 # ---- actions ----

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol
 
-from x0d.actions import PutNexthop, RouteChange
+from x0d.actions import ObservedRoutes as ObservedRoutes  # re-exported: the port speaks of it
+from x0d.actions import RouteChange
 from x0d.mapek.model import Incident
 from x0d.mesh.model import Address, Prefix, ProbeRecord
 
@@ -130,15 +131,6 @@ class InterfaceSource(Protocol):
 
     def sent_packets(self) -> Mapping[str, int]:
         """Packets transmitted so far, by interface name (one read of the kernel's table)."""
-
-
-@dataclass(frozen=True, slots=True)
-class ObservedRoutes:
-    """What the kernel holds under our protocol and our id range."""
-
-    nexthops: Mapping[int, PutNexthop]
-    routes: Mapping[Prefix, int]
-    """Prefix to nexthop id; 0 for a route of ours that is on no object of ours."""
 
 
 class RouteTable(Protocol):
