@@ -33,6 +33,8 @@ NLMSG_DONE = 3
 FIRST_TYPE = 16
 """Message types below are netlink's own."""
 
+RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR = 0x1, 0x10, 0x100
+
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
@@ -58,6 +60,7 @@ DUMP_ATTEMPTS_MAX = 5
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _ERRNO = struct.Struct("=i")
+_U32 = struct.Struct("=I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ def unpack_attributes(data: bytes) -> dict[int, bytes]:
 
 def unpack_u32(value: bytes) -> int:
     """A number of 32 bits out of an attribute."""
-    return int.from_bytes(value[:4], "little" if struct.pack("=H", 1) == b"\1\0" else "big")
+    return int(_U32.unpack_from(value)[0])
 
 
 def pack_message(message: Message, sequence: int) -> bytes:
@@ -136,14 +139,17 @@ def refusal(operation: str, message: Message) -> KernelRefused | None:
     return KernelRefused(operation, number, detail)
 
 
-def open_route_socket() -> socket.socket:
-    """A route netlink socket of the calling thread's network namespace, with explained errors."""
+def open_route_socket(groups: int = 0) -> socket.socket:
+    """A route netlink socket of the calling thread's network namespace, with explained errors.
+
+    ``groups`` is the bit set of RTMGRP_ constants whose messages are wanted.
+    """
     opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     try:
         opened.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
         opened.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         opened.setsockopt(SOL_NETLINK, NETLINK_GET_STRICT_CHK, 1)
-        opened.bind((0, 0))
+        opened.bind((0, groups))
     except OSError:
         opened.close()
         raise
