@@ -1,0 +1,165 @@
+"""What the loop remembers of an incident beside its record, and the bounded book of all of them.
+
+The record (``Incident``) is what is stored and shown.  A ``Case`` adds what only the running loop
+needs: monotonic instants, deadlines, the remedy in force, whether the record waits to be saved.
+The book finds a case by id and by link and holds the bounds; it decides nothing about healing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from x0d.actions import PlannedAction
+from x0d.mapek.analyse import Sign
+from x0d.mapek.events import PeerReport, RoutesMoved
+from x0d.mapek.model import Incident, IncidentId, IncidentState, Role
+from x0d.mesh.model import AdjacencyState, LinkKey, Prefix
+
+OPEN_INCIDENTS_MAX = 1024
+"""Incidents not closed; then the oldest one of another node's link is closed to make room, or of ours."""
+CLOSED_KEPT_MAX = 256
+"""Closed incidents still remembered, for late evidence and for undoing; then the oldest are forgotten."""
+REPORTS_MAX = 1024
+"""Incidents of which peers' reports are kept; then the oldest reports are forgotten."""
+
+
+class Stage(Enum):
+    """How far the loop's own remedy for an incident is."""
+
+    NONE = "none"
+    REQUESTED = "requested"
+    IN_FORCE = "in_force"
+    UNDOING = "undoing"
+
+
+@dataclass(slots=True)
+class Case:
+    """An incident under treatment; changed in place by the loop."""
+
+    incident: Incident
+    link: LinkKey | None
+    """None for an incident of an earlier life whose link is not configured (any more)."""
+    sign: Sign | None = None
+    """The gravest sign so far; None for an incident of an earlier life."""
+    fault_at_ns: int | None = None
+    """Last sign that the link worked; for an observer, when it first heard.  None: before this life."""
+    detected_at_ns: int | None = None
+    installed_at_ns: int | None = None
+    """End of the last action; the step ``verify`` counts from here."""
+    deadline_ns: int | None = None
+    """When waiting in the present state ends; None: no limit."""
+    held_until_ns: int | None = None
+    """The record is not saved before this instant or its reroute; None: saved at each change."""
+    is_read_back_due: bool = False
+    """The last read-back did not hold: ask again at the next tick."""
+    read_back_detail: str = ""
+    stage: Stage = Stage.NONE
+    remedy: PlannedAction | None = None
+    undo: PlannedAction | None = None
+    remedy_started_at_ns: int = 0
+    moved_early: RoutesMoved | None = None
+    """A reroute told of before the remedy's end was."""
+    has_recovered: bool = False
+    unreachable: frozenset[Prefix] | None = frozenset()
+    """Prefixes that this incident cut off; None: not known, it is of an earlier life."""
+    note: str = ""
+    """Why it was escalated; ends the explanation."""
+    is_resumed: bool = False
+    """Of an earlier life, and not taken up yet."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the incident is anything but closed."""
+        return self.incident.state is not IncidentState.CLOSED
+
+    @property
+    def is_end(self) -> bool:
+        """Whether this node is an end of the link."""
+        return self.incident.role is Role.END
+
+    @property
+    def is_down(self) -> bool:
+        """Whether its sign calls the link down and nothing has called it up since."""
+        return self.sign is not None and self.sign.state is AdjacencyState.DOWN and not self.has_recovered
+
+
+class CaseBook:
+    """All cases, oldest first."""
+
+    def __init__(self) -> None:
+        self._cases: dict[IncidentId, Case] = {}
+
+    def __iter__(self) -> Iterator[Case]:
+        return iter(tuple(self._cases.values()))
+
+    def get(self, incident_id: IncidentId) -> Case | None:
+        """Find by id."""
+        return self._cases.get(incident_id)
+
+    def open(self) -> list[Case]:
+        """Those not closed, oldest first."""
+        return [case for case in self._cases.values() if case.is_open]
+
+    def of_link(self, link: LinkKey) -> list[Case]:
+        """Those of a link, lowest generation first."""
+        text = str(link)
+        found = [case for incident_id, case in self._cases.items() if incident_id.link == text]
+        return sorted(found, key=lambda case: case.incident.id.generation)
+
+    def latest(self, link: LinkKey) -> Case | None:
+        """The one of the highest generation of a link."""
+        found = self.of_link(link)
+        return found[-1] if found else None
+
+    def add(self, case: Case) -> None:
+        """Take in a new case; its id must not be known."""
+        assert case.incident.id not in self._cases
+        self._cases[case.incident.id] = case
+
+    def surplus(self) -> Case | None:
+        """The case to close before another is opened; None while there is room."""
+        opened = self.open()
+        if len(opened) < OPEN_INCIDENTS_MAX:
+            return None
+        return next((case for case in opened if not case.is_end), opened[0])
+
+    def forget(self) -> None:
+        """Drop the oldest closed cases beyond the bound, except those whose remedy is still to be undone."""
+        closed = [case for case in self._cases.values() if not case.is_open and case.stage is Stage.NONE]
+        for case in closed[: max(0, len(closed) - CLOSED_KEPT_MAX)]:
+            del self._cases[case.incident.id]
+
+
+class ReportBook:
+    """The latest report of each end of a link, by incident."""
+
+    def __init__(self) -> None:
+        self._reports: dict[tuple[LinkKey, int], dict[str, PeerReport]] = {}
+
+    def add(self, report: PeerReport) -> None:
+        """Keep a report of an end of its link in place of that end's earlier one."""
+        key = (report.link, report.generation)
+        by_reporter = self._reports.setdefault(key, {})
+        by_reporter[report.reporter] = report
+        if len(self._reports) > REPORTS_MAX:
+            del self._reports[next(iter(self._reports))]
+
+    def remove(self, report: PeerReport) -> None:
+        """Forget what an end reported of this incident, since it takes it back."""
+        key = (report.link, report.generation)
+        by_reporter = self._reports.get(key, {})
+        by_reporter.pop(report.reporter, None)
+        if not by_reporter:
+            self._reports.pop(key, None)
+
+    def of(self, link: LinkKey, generation: int) -> tuple[PeerReport, ...]:
+        """Reports about an incident, earliest first."""
+        return tuple(sorted(self._reports.get((link, generation), {}).values(), key=lambda report: report.at_ns))
+
+    def down_since(self, since_ns: int) -> frozenset[LinkKey]:
+        """Links that an end has called down at or after an instant."""
+        return frozenset(
+            link
+            for (link, _), by_reporter in self._reports.items()
+            if any(r.state is AdjacencyState.DOWN and r.at_ns >= since_ns for r in by_reporter.values())
+        )
