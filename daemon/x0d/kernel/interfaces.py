@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
+from pathlib import Path
 
 from x0d.kernel.netlink import (
     ANSWER_BYTES_MAX,
@@ -151,10 +152,9 @@ class KernelInterfaces:
 
     def sent_packets(self) -> Mapping[str, int]:
         """Packets transmitted so far, by interface name, in the calling thread's network namespace."""
-        with open("/proc/thread-self/net/dev", encoding="ascii", errors="replace") as table:
-            lines = table.read().splitlines()[2:]
+        table = Path("/proc/thread-self/net/dev").read_text(encoding="ascii", errors="replace")
         sent = {}
-        for line in lines:
+        for line in table.splitlines()[2:]:
             name, _, numbers = line.partition(":")
             sent[name.strip()] = int(numbers.split()[9])
         return sent

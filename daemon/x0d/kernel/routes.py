@@ -188,8 +188,9 @@ class KernelRouteTable:
             if result is None or _is_gone_already(change, result):
                 continue
             if isinstance(change, PutRoute) and result.errno == errno.EEXIST:
-                result = KernelRefused(result.operation, errno.EEXIST, self._holder(change.prefix))
-            refused[index] = result
+                refused[index] = KernelRefused(result.operation, errno.EEXIST, self._holder(change.prefix))
+            else:
+                refused[index] = result
         return refused
 
     def _encode(self, change: RouteChange, ours: set[Prefix]) -> Message:
