@@ -51,9 +51,7 @@ STATUS = NodeStatus(
     routes_installed=3,
     incidents_open=1,
 )
-LINK = Link(
-    "n1-n2.5c1e", "n2", "eth1", "fe80::1", "fe80::2", "up", "", 100, 100, 0.21, 0.0, 0.25, 1000, 998, 3, 61.5
-)
+LINK = Link("n1-n2.5c1e", "n2", "eth1", "fe80::1", "fe80::2", "up", "", 100, 100, 0.21, 0.0, 0.25, 1000, 998, 3, 61.5)
 NODE = Node(
     "n2", ("10.255.0.2/32",), 1 << 60, 17, False, False, True, 1.5, (Adjacency("n1-n2.5c1e", "n1", 100, "up", 3),)
 )

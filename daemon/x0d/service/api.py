@@ -6,8 +6,16 @@ from x0d.service.api_incident import IncidentServicer
 from x0d.service.api_mesh import DataplaneServicer, MeshServicer
 from x0d.service.api_node import NodeServicer
 from x0d.service.views import Views
-from x0d.v1 import dataplane_pb2, dataplane_pb2_grpc, incident_pb2, incident_pb2_grpc
-from x0d.v1 import mesh_pb2, mesh_pb2_grpc, node_pb2, node_pb2_grpc
+from x0d.v1 import (
+    dataplane_pb2,
+    dataplane_pb2_grpc,
+    incident_pb2,
+    incident_pb2_grpc,
+    mesh_pb2,
+    mesh_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+)
 
 
 class Servicers:
