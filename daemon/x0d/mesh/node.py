@@ -1,0 +1,525 @@
+"""The mesh core of one node: feed it links and datagrams, clock it, ask what is ready.
+
+The caller feeds what the detectors say (``link_up``, ``link_down``, ``link_degraded``, ``link_clean``)
+and what comes in (``receive``), calls ``tick`` at ``next_tick_s``, and after each of these drains
+``ready``: send the datagrams, install ``routes()`` if they changed, handle the events.  Decisions to
+flood are in ``ready`` at once, none waits for a tick.
+
+**Starting.**  A node floods nothing about itself until it has *settled*: every link judged (in step
+with its neighbour, without daemon, or down), or ``settle_s`` after the start.  Until then the others
+route by the record of its earlier life, and so does it, as soon as a neighbour has handed that record
+back; the first record of the new life then says the same, and no route moves.  Before ``settled`` the
+caller installs nothing and keeps what the kernel has.
+
+**Generations.**  The end that sees a fault first raises the link's generation by one and floods it with
+the new state; the other end, once it sees the same fault, takes that number over.  Both at once raise to
+the same number (one above the larger of both ends'), so both name one incident.  A starting node
+takes generations up from its own earlier record and the neighbours'.
+
+**A record of ours that is newer than ours** (an earlier life with a clock ahead, RFC 2328 section 13.4):
+our incarnation is raised above it and our record flooded; at most once a second, since two nodes of
+one name would answer each other for ever.
+"""
+
+import random
+from collections.abc import Mapping
+
+from x0d.errors import InvalidInput
+from x0d.mesh.adjacency import Detected, LinkFacts, LinkPort, LinkView
+from x0d.mesh.codec import (
+    GENERATION_MAX,
+    NUMBER_MAX,
+    Ack,
+    Hello,
+    StatePart,
+    Summary,
+    Version,
+    decode,
+    encode,
+)
+from x0d.mesh.database import KnownRecord
+from x0d.mesh.events import (
+    ControlBack,
+    ControlGone,
+    MeshEvent,
+    MeshTimers,
+    NodeGone,
+    NodeSeen,
+    PeerReported,
+    Ready,
+)
+from x0d.mesh.exchange import Exchange, Learned, check_sender
+from x0d.mesh.model import (
+    Adjacency,
+    AdjacencyState,
+    LinkKey,
+    LinkStateRecord,
+    MeshRoute,
+    NextHop,
+    Prefix,
+)
+from x0d.mesh.spf import End, Graph, Routing, build_graph, compute_routes
+
+__all__ = [
+    "ControlBack",
+    "ControlGone",
+    "LinkPort",
+    "LinkView",
+    "MeshEvent",
+    "MeshNode",
+    "MeshTimers",
+    "NodeGone",
+    "NodeSeen",
+    "PeerReported",
+    "Ready",
+]
+
+HELLO_GAP_S = 0.005  # between two HELLOs on a link, asked for or not
+AGEING_INTERVAL_S = 1.0
+OUTBID_INTERVAL_S = 1.0
+JITTER = 0.1  # share of the hello interval, so that neighbours do not fall into step
+CONTROL_LOST = (AdjacencyState.CONTROL_GONE, AdjacencyState.TRANSIT_LAST)
+
+
+class MeshNode:
+    """Link states, shortest paths and routes of one node."""
+
+    def __init__(
+        self,
+        name: str,
+        prefixes: tuple[Prefix, ...],
+        incarnation: int,
+        timers: MeshTimers,
+        rng: random.Random,
+    ) -> None:
+        """``incarnation``: wall-clock nanoseconds of the start; ``prefixes``: what this node announces."""
+        self._name = name
+        self._prefixes = prefixes
+        self._incarnation = incarnation
+        self._sequence = 0
+        self._no_transit = False
+        self._timers = timers
+        self._rng = rng
+        self._links: dict[LinkKey, LinkFacts] = {}
+        self._generations: dict[LinkKey, int] = {}
+        self._exchange = Exchange(name, timers.record_max_s, timers.retransmit_s, timers.retransmit_max_s)
+        self._settle_at_s: float | None = None
+        self._settled = False
+        self._outbid_at_s = float("-inf")
+        self._outbid_due = False
+        self._age_at_s = float("-inf")
+        self._events: list[MeshEvent] = []
+        self._graph = Graph({}, frozenset(), frozenset())
+        self._graph_key: tuple[int, int] = (-1, -1)
+        self._topology_version = 0
+        self._own_changes = 0
+        self._routing = Routing()
+        self._routing_key: tuple[int, int] = (-1, -1)
+        self._routes_told: Routing | None = None
+
+    # ---- links ----
+
+    def put_link(self, now_s: float, port: LinkPort, generation: int = 0) -> None:
+        """Add a link, or replace it where its interface was made anew; it waits for ``link_up``.
+
+        ``generation``: of its latest incident on record, so that numbers go on after a restart of all.
+        """
+        self._start_clock(now_s)
+        known = max(generation, self._generations.get(port.key, 0))
+        facts = LinkFacts(port, port.cost, generation=known)
+        self._exchange.flooding.close(port.key)
+        self._links[port.key] = facts
+        self._own_changes += 1
+        self._changed(now_s)
+
+    def remove_link(self, now_s: float, key: LinkKey) -> None:
+        """Forget a link whose interface is gone (its generation is kept); nothing if it is not there."""
+        facts = self._links.pop(key, None)
+        if facts is None:
+            return
+        self._generations[key] = facts.generation
+        self._exchange.flooding.close(key)
+        self._own_changes += 1
+        self._changed(now_s)
+
+    def link_up(self, now_s: float, key: LinkKey) -> None:
+        """The detector says up; the link is announced once the neighbour's database is in step."""
+        facts = self._links[key]
+        if facts.detected is Detected.UP:
+            return
+        facts.detected = Detected.UP
+        facts.up_at_s = now_s
+        self._exchange.flooding.open(key)
+        self._own_changes += 1
+        self._greet(now_s, facts, solicit=True)
+        self._changed(now_s)
+
+    def link_down(self, now_s: float, key: LinkKey) -> int:
+        """The detector says down, or the carrier is gone; the incident's generation."""
+        facts = self._links[key]
+        if facts.detected is Detected.DOWN:
+            return facts.generation
+        facts.detected = Detected.DOWN
+        facts.degraded = False
+        facts.lose_control()
+        self._raise_generation(facts, (AdjacencyState.DOWN,))
+        self._exchange.flooding.close(key)
+        self._own_changes += 1
+        self._changed(now_s)
+        return facts.generation
+
+    def link_degraded(self, now_s: float, key: LinkKey) -> int:
+        """The link loses packets; the incident's generation."""
+        facts = self._links[key]
+        if not facts.degraded:
+            facts.degraded = True
+            self._raise_generation(facts, (AdjacencyState.DEGRADED,))
+            self._changed(now_s)
+        return facts.generation
+
+    def link_clean(self, now_s: float, key: LinkKey) -> None:
+        """The link loses nothing any more."""
+        self._links[key].degraded = False
+        self._changed(now_s)
+
+    def set_cost(self, now_s: float, key: LinkKey, cost: int) -> None:
+        """Announce a link with another cost, 1 to 65,535."""
+        self._links[key].cost = cost
+        self._changed(now_s)
+
+    def set_prefixes(self, now_s: float, prefixes: tuple[Prefix, ...]) -> None:
+        """Announce other prefixes."""
+        self._prefixes = prefixes
+        self._changed(now_s)
+
+    def set_no_transit(self, now_s: float, value: bool) -> None:  # noqa: FBT001 - the value is the point
+        """Announce that routes should end here and not pass through; at once, settled or not."""
+        self._no_transit = value
+        if value and any(facts.in_step for facts in self._links.values()):
+            self._settled = True
+        self._changed(now_s)
+
+    # ---- datagrams ----
+
+    def receive(self, now_s: float, key: LinkKey, datagram: bytes) -> None:
+        """Take a datagram that came in on a link.
+
+        Raises:
+            InvalidInput: it does not follow the format, or comes from somebody else, or on no link of ours.
+        """
+        facts = self._links.get(key)
+        if facts is None:
+            raise InvalidInput(f"mesh datagram on the unknown link {key}")
+        message = decode(datagram)
+        check_sender(facts.port.neighbour, message.sender)
+        match message:
+            case Hello():
+                self._receive_hello(now_s, facts, message)
+            case StatePart():
+                self._receive_state(now_s, facts, message)
+            case Ack():
+                if self._exchange.receive_ack(key, message) and not facts.in_step:
+                    self._greet(now_s, facts, solicit=True)
+            case Summary():
+                self._exchange.receive_summary(now_s, key, message)
+
+    def _receive_hello(self, now_s: float, facts: LinkFacts, hello: Hello) -> None:
+        facts.heard_at_s = now_s
+        facts.heard_incarnation = hello.incarnation
+        if facts.detected is not Detected.UP:
+            return
+        self._exchange.flooding.open(facts.port.key)
+        if not facts.gone:
+            facts.topology_heard = self._topology()
+        if hello.digest == self._exchange.database.digest:
+            facts.mismatches = 0
+            if hello.heard_incarnation == self._incarnation and not facts.in_step:
+                self._step_in(now_s, facts)
+        else:
+            facts.mismatches += 1
+            # In step, a difference is mostly a record under way; out of step, it is what we wait for.
+            if not self._exchange.flooding.owes(facts.port.key) and (facts.mismatches > 1 or not facts.in_step):
+                self._exchange.send_summary(facts.port.key)
+        if hello.solicit:
+            self._greet(now_s, facts, solicit=False)
+
+    def _step_in(self, now_s: float, facts: LinkFacts) -> None:
+        facts.in_step = True
+        if facts.gone:
+            facts.gone_since_s = None
+            facts.topology_moved = facts.stale = False
+            facts.topology_heard = self._topology()
+            self._events.append(ControlBack(facts.port.key, facts.port.neighbour, facts.generation))
+        self._changed(now_s)
+
+    def _receive_state(self, now_s: float, facts: LinkFacts, message: StatePart) -> None:
+        version = message.version
+        if version.origin == self._name:
+            own = self._exchange.database.get(self._name)
+            if self._settled and own is not None:
+                if version.number > own.record.version:
+                    self._outbid(now_s, version)
+                else:
+                    self._exchange.receive_known(now_s, facts.port.key, version, own)
+                return
+            if not self._rise_above(version):
+                raise InvalidInput(f"record of this node {self._name} with the last version there is")
+        learned = self._exchange.receive_state(now_s, facts.port.key, message)
+        if learned is not None:
+            self._report(learned)
+            self._changed(now_s)
+        if not facts.in_step and not self._exchange.flooding.owes(facts.port.key):
+            self._greet(now_s, facts, solicit=True)
+
+    def _rise_above(self, version: Version) -> bool:
+        """Make our next record newer than ``version``; False where no number is left."""
+        if version.incarnation < self._incarnation:
+            return True
+        if version.incarnation < NUMBER_MAX:
+            self._incarnation = version.incarnation + 1
+            self._sequence = 0
+            return True
+        if version.sequence < NUMBER_MAX:
+            self._incarnation = version.incarnation
+            self._sequence = max(self._sequence, version.sequence)
+            return True
+        return False
+
+    def _outbid(self, now_s: float, version: Version) -> None:
+        if not self._rise_above(version):
+            raise InvalidInput(f"record of this node {self._name} with the last version there is")
+        if now_s - self._outbid_at_s < OUTBID_INTERVAL_S:
+            self._outbid_due = True
+            return
+        self._outbid_at_s = now_s
+        self._originate(now_s)
+
+    def _report(self, learned: Learned) -> None:
+        record, old = learned.record, learned.old
+        if record.origin == self._name:
+            return
+        if old is None:
+            # Not "turned": these states are older than our knowledge of the node.
+            self._events.append(NodeSeen(record.origin))
+            return
+        before = {(a.neighbour, a.local_address, a.neighbour_address): a for a in old.adjacencies}
+        for a in record.adjacencies:
+            was = before.get((a.neighbour, a.local_address, a.neighbour_address))
+            same = was is not None and (was.state, was.generation) == (a.state, a.generation)
+            if a.state != AdjacencyState.UP and not same:
+                key = LinkKey.between(record.origin, a.local_address, a.neighbour, a.neighbour_address)
+                self._events.append(PeerReported(key, a.generation, record.origin, a.state))
+
+    # ---- time ----
+
+    def tick(self, now_s: float) -> None:
+        """Do what is due: HELLOs, repetitions, silence of control planes, ageing, settling."""
+        self._start_clock(now_s)
+        for facts in self._links.values():
+            if facts.detected is Detected.UP and now_s >= facts.hello_due_s:
+                self._greet(now_s, facts, solicit=facts.solicit_next)
+        if any([self._watch_control(now_s, facts) for facts in self._links.values()]):
+            self._changed(now_s)
+        if now_s >= self._age_at_s:
+            self._age_at_s = now_s + AGEING_INTERVAL_S
+            self._events.extend(NodeGone(origin) for origin in self._exchange.age(now_s))
+            own = self._exchange.database.get(self._name)
+            if self._settled and (own is None or own.age_s(now_s) >= self._timers.refresh_s):
+                self._originate(now_s)
+            self._changed(now_s)
+        if self._outbid_due and now_s - self._outbid_at_s >= OUTBID_INTERVAL_S:
+            self._outbid_due = False
+            self._outbid_at_s = now_s
+            self._originate(now_s)
+        if not self._settled:
+            self._changed(now_s)
+        self._exchange.pump(now_s)
+
+    @property
+    def next_tick_s(self) -> float:
+        """When ``tick`` next has something to do; in the past: at once."""
+        instants = [self._age_at_s]
+        for facts in self._links.values():
+            if facts.detected is Detected.UP:
+                instants += [facts.hello_due_s, self._control_deadline(facts)]
+        if self._outbid_due:
+            instants.append(self._outbid_at_s + OUTBID_INTERVAL_S)
+        if not self._settled and self._settle_at_s is not None:
+            instants.append(self._settle_at_s)
+        due = self._exchange.flooding.next_due_s
+        return min(instants if due is None else [*instants, due])
+
+    def _start_clock(self, now_s: float) -> None:
+        if self._settle_at_s is None:
+            self._settle_at_s = now_s + self._timers.settle_s
+
+    def _control_deadline(self, facts: LinkFacts) -> float:
+        """When the neighbour's silence means something (more)."""
+        if facts.gone_since_s is not None:
+            return float("inf") if facts.stale else facts.gone_since_s + self._timers.stale_max_s
+        return max(facts.heard_at_s or facts.up_at_s, facts.up_at_s) + self._timers.silence_s
+
+    def _watch_control(self, now_s: float, facts: LinkFacts) -> bool:
+        """Judge the neighbour's silence; True when the adjacency may have changed."""
+        if facts.detected is not Detected.UP or now_s < self._control_deadline(facts):
+            return False
+        if facts.gone:
+            facts.stale = True
+            return True
+        since_s = self._control_deadline(facts) - self._timers.silence_s
+        if self._exchange.database.get(facts.port.neighbour) is None:
+            facts.up_at_s = now_s  # nobody we know of is missing; look again later
+            return False
+        facts.gone_since_s = since_s
+        facts.in_step = False
+        facts.heard_incarnation = 0
+        if facts.heard_at_s is None and not facts.announced:
+            facts.topology_heard = self._topology()  # this node started after that daemon had gone
+        self._exchange.flooding.close(facts.port.key)
+        self._raise_generation(facts, CONTROL_LOST)
+        self._events.append(ControlGone(facts.port.key, facts.port.neighbour, facts.generation, since_s))
+        return True
+
+    def _greet(self, now_s: float, facts: LinkFacts, *, solicit: bool) -> None:
+        """Send a HELLO, or put it off where one has just left."""
+        if facts.detected is not Detected.UP:
+            return
+        if now_s - facts.hello_sent_s < HELLO_GAP_S:
+            facts.hello_due_s = min(facts.hello_due_s, facts.hello_sent_s + HELLO_GAP_S)
+            facts.solicit_next = facts.solicit_next or solicit
+            return
+        interval_s = self._timers.hello_interval_s
+        facts.hello_sent_s = now_s
+        facts.hello_due_s = now_s + interval_s * (1 - JITTER * self._rng.random())
+        facts.solicit_next = False
+        database = self._exchange.database
+        hello = Hello(
+            self._name, self._incarnation, facts.heard_incarnation, database.digest, database.current_count, solicit
+        )
+        self._exchange.send(facts.port.key, encode(hello))
+
+    # ---- our own record ----
+
+    def _peer_view(self, port: LinkPort) -> Adjacency | None:
+        """The adjacency as the other end announces it."""
+        known = self._exchange.database.get(port.neighbour)
+        wanted = (self._name, port.neighbour_address, port.local_address)
+        for a in known.record.adjacencies if known else ():
+            if (a.neighbour, a.local_address, a.neighbour_address) == wanted:
+                return a
+        return None
+
+    def _raise_generation(self, facts: LinkFacts, adopted: tuple[AdjacencyState, ...]) -> None:
+        """Take the peer's number over if it reports the same kind of fault, else go above both."""
+        theirs = self._peer_view(facts.port)
+        peer = theirs.generation if theirs else 0
+        if theirs and theirs.state in adopted and peer >= facts.generation:
+            facts.generation = peer
+        else:
+            facts.generation = min(max(facts.generation, peer) + 1, GENERATION_MAX)
+
+    def _changed(self, now_s: float) -> None:
+        """Something was learned: settle if it is time, tell the others what changed about us."""
+        topology = self._topology()
+        for facts in self._links.values():
+            if facts.gone and facts.topology_heard != topology:
+                facts.topology_moved = True
+        if not self._settled:
+            links = self._links.values()
+            judged = bool(links) and all(facts.judged for facts in links)
+            if not judged and (self._settle_at_s is None or now_s < self._settle_at_s):
+                return
+            self._settled = True
+        own = self._exchange.database.get(self._name)
+        content = (self._no_transit, self._prefixes, self._adjacencies())
+        if own is None or content != (own.record.no_transit, own.record.prefixes, own.record.adjacencies):
+            self._originate(now_s)
+
+    def _adjacencies(self) -> tuple[Adjacency, ...]:
+        out = []
+        for key in sorted(self._links):
+            facts = self._links[key]
+            state = facts.state()
+            if state is None:
+                continue
+            facts.announced = True
+            port = facts.port
+            theirs = self._peer_view(port)
+            facts.generation = max(facts.generation, theirs.generation if theirs else 0)
+            out.append(
+                Adjacency(
+                    port.neighbour, port.local_address, port.neighbour_address, facts.cost, state, facts.generation
+                )
+            )
+        return tuple(out)
+
+    def _originate(self, now_s: float) -> None:
+        """Make our record anew and flood it."""
+        self._sequence += 1
+        record = LinkStateRecord(
+            self._name, self._incarnation, self._sequence, self._no_transit, self._prefixes, self._adjacencies()
+        )
+        self._exchange.originate(now_s, record)
+
+    # ---- answers ----
+
+    def ready(self) -> Ready:
+        """Drain what the calls since the last one brought."""
+        events, self._events = tuple(self._events), []
+        changed = self._settled and self._compute() != self._routes_told
+        if changed:
+            self._routes_told = self._routing
+        return Ready(self._exchange.drain(), changed, events)
+
+    @property
+    def settled(self) -> bool:
+        """Whether this node has flooded its first record, and ``routes()`` are to be installed."""
+        return self._settled
+
+    def routes(self) -> tuple[MeshRoute, ...]:
+        """Routes to all prefixes of other nodes that a path leads to, by prefix."""
+        return self._compute().routes
+
+    def unreachable(self) -> tuple[Prefix, ...]:
+        """Prefixes of known nodes that no path leads to."""
+        return self._compute().unreachable
+
+    def isolated(self) -> frozenset[str]:
+        """Known nodes that no path leads to."""
+        return self._compute().isolated
+
+    def records(self) -> Mapping[str, KnownRecord]:
+        """All known records by origin, this node's own included; ``.record`` and ``.age_s(now_s)``."""
+        return self._exchange.database.known
+
+    def link_view(self, now_s: float, key: LinkKey) -> LinkView:
+        """What the mesh knows of a link of this node."""
+        facts = self._links[key]
+        alive = facts.control_alive(now_s, self._timers.silence_s)
+        return LinkView(facts.generation, facts.cost, facts.state(), alive, facts.in_step, facts.heard_at_s)
+
+    def _topology(self) -> int:
+        """Version of the usable topology, counted up with each change; rebuilds the graph where needed."""
+        key = (self._exchange.database.changes, 0)
+        if key != self._graph_key:
+            self._graph_key = key
+            graph = build_graph(known.record for known in self._exchange.database.known.values())
+            if graph.topology != self._graph.topology:
+                self._topology_version += 1
+            self._graph = graph
+        return self._topology_version
+
+    def _compute(self) -> Routing:
+        key = (self._exchange.database.changes, self._own_changes)
+        if key != self._routing_key:
+            self._routing_key = key
+            self._topology()
+            hops: dict[End, NextHop] = {}
+            for facts in self._links.values():
+                if facts.detected is not Detected.DOWN:
+                    port = facts.port
+                    hop = NextHop(port.interface, port.ifindex, port.neighbour_address, port.neighbour)
+                    hops[(port.neighbour, port.local_address, port.neighbour_address)] = hop
+            records = {origin: known.record for origin, known in self._exchange.database.known.items()}
+            self._routing = compute_routes(self._name, records, self._graph, hops)
+        return self._routing
