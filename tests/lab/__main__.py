@@ -52,11 +52,21 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--name", default="default", help="which lab (several can be up; default: %(default)s)")
 
     up = commands.add_parser("up", parents=[common], help="make a lab and wait until it has settled")
-    up.add_argument("topology", nargs="?", default="ring:4+1-3", help="line:N, ring:N[+A-B...] or grid:RxC (default: %(default)s)")
-    up.add_argument("--no-daemons", action="store_true", help="the network alone; `fault start NODE` starts an x0d later")
+    up.add_argument(
+        "topology", nargs="?", default="ring:4+1-3", help="line:N, ring:N[+A-B...] or grid:RxC (default: %(default)s)"
+    )
+    up.add_argument(
+        "--no-daemons", action="store_true", help="the network alone; `fault start NODE` starts an x0d later"
+    )
     up.add_argument("--static-routes", action="store_true", help="install shortest paths by hand (with --no-daemons)")
     up.add_argument("--ipv6", action="store_true", help="only IPv6 link-local addresses between neighbours")
-    up.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a key of every x0d.toml, value as in TOML")
+    up.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="a key of every x0d.toml, value as in TOML",
+    )
     up.add_argument("--timeout", type=float, default=30.0, metavar="S", help="give up after (default: %(default)s)")
     up.set_defaults(do=_up)
 
@@ -77,7 +87,9 @@ def _parser() -> argparse.ArgumentParser:
     ctl.add_argument("command", nargs=argparse.REMAINDER)
     ctl.set_defaults(do=_ctl)
 
-    fault = commands.add_parser("fault", parents=[common], help="make or end a fault", epilog=FAULTS, formatter_class=raw)
+    fault = commands.add_parser(
+        "fault", parents=[common], help="make or end a fault", epilog=FAULTS, formatter_class=raw
+    )
     fault.add_argument("kind", choices=_FAULT_KINDS, metavar="FAULT")
     fault.add_argument("where", help="A-B or NODE")
     fault.add_argument("value", nargs="?", help="percent, bytes, ms, up or down")
@@ -120,7 +132,9 @@ def _up(asked: argparse.Namespace) -> None:
         lab.remove()
         raise
     _say(topology.draw(lab.topology, {}))
-    _say(f"lab {lab.name} is up: {len(lab.topology.nodes)} nodes, {len(lab.topology.links)} links, files in {lab.directory}")
+    _say(
+        f"lab {lab.name} is up: {len(lab.topology.nodes)} nodes, {len(lab.topology.links)} links, files in {lab.directory}"
+    )
     lab.close()
 
 
@@ -178,7 +192,7 @@ def _number(asked: argparse.Namespace, unit: str) -> float:
 
 def _percent(asked: argparse.Namespace) -> float:
     percent = _number(asked, "percent")
-    if not 0 <= percent <= 100:  # noqa: PLR2004 - percent
+    if not 0 <= percent <= 100:
         raise LabError(f"{percent} is no percentage")
     return percent / 100
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
-from x0d.v1 import incident_pb2, incident_pb2_grpc, mesh_pb2, mesh_pb2_grpc, node_pb2, node_pb2_grpc
 
 from lab.machine import LabError
 from lab.network import Lab
 from lab.nodes import ROOT
+from x0d.v1 import incident_pb2, incident_pb2_grpc, mesh_pb2, mesh_pb2_grpc, node_pb2, node_pb2_grpc
 
 CALL_S = 2.0
 POLL_S = 0.1
@@ -35,7 +35,8 @@ class NodeClient:
 
     def status(self) -> node_pb2.GetStatusResponse:
         """How the daemon is doing."""
-        return self._node.GetStatus(node_pb2.GetStatusRequest(), timeout=CALL_S)
+        answer: node_pb2.GetStatusResponse = self._node.GetStatus(node_pb2.GetStatusRequest(), timeout=CALL_S)
+        return answer
 
     def links(self) -> list[mesh_pb2.Link]:
         """Its links."""
@@ -73,12 +74,14 @@ def shortfall(lab: Lab, node: str) -> str | None:
         with connect(lab, node) as client:
             status = client.status()
     except grpc.RpcError as err:
-        return f"status is not answered: {err.code().name}"  # type: ignore[attr-defined] # the call object is both
+        return f"status is not answered: {err.code().name}"
     if status.phase != "running":
         return f"{status.phase} ({status.starting_step})"
     if status.links_up < len(list(lab.topology.links_of(node))):
         return f"{status.links_up} of {status.links_total} links are up"
-    missing = {lab.topology.address(other) for other in lab.topology.nodes if other != node} - kernel_prefixes(lab, node)
+    missing = {lab.topology.address(other) for other in lab.topology.nodes if other != node} - kernel_prefixes(
+        lab, node
+    )
     return f"no route to {' '.join(sorted(missing))}" if missing else None
 
 
@@ -89,7 +92,7 @@ def wait_settled(lab: Lab, timeout_s: float, nodes: tuple[str, ...] = ()) -> flo
         LabError: one ended, or it took longer than ``timeout_s``; with what is lacking and the end of the log.
     """
     begun = time.monotonic()
-    waiting = {node: "" for node in nodes or lab.topology.nodes}
+    waiting = dict.fromkeys(nodes or lab.topology.nodes, "")
     while waiting:
         waiting = {node: lack for node in waiting if (lack := shortfall(lab, node))}
         if waiting and time.monotonic() - begun > timeout_s:

@@ -5,10 +5,12 @@ mounted below it.  A process is known by its pid and its start time, so that a l
 never mistaken for it.
 """
 
+import fcntl
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +22,46 @@ class LabError(Exception):
 
 
 def run(command: Sequence[str], *, stdin: str | None = None) -> str:
-    """Run a command and return what it printed.
+    """Run a command and return what it printed.  It inherits the lock of ``locked``, if that is held.
 
     Raises:
         LabError: the program is missing, or it failed; with the end of its complaint.
     """
     try:
-        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, close_fds=False)
     except FileNotFoundError:
         raise LabError(f"the command {command[0]!r} is missing") from None
     if done.returncode:
         complaint = (done.stderr or done.stdout).strip()[-800:]
         raise LabError(f"{' '.join(command[:8])}: {complaint or f'exit {done.returncode}'}")
     return done.stdout
+
+
+@contextmanager
+def locked(file: Path, timeout_s: float) -> Iterator[bool]:
+    """Hold an exclusive lock; commands of ``run`` hold it too, so it is free only when the last of them has ended.
+
+    The value is False if the file was removed while waiting: whoever removed it has done the work.
+
+    Raises:
+        LabError: somebody else holds it for longer than ``timeout_s``.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.set_inheritable(descriptor, True)
+
+        def taken() -> bool:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+        if not wait_until(taken, timeout_s):
+            raise LabError(f"another process is at work on {file.parent}")
+        yield os.fstat(descriptor).st_nlink > 0
+    finally:
+        os.close(descriptor)
 
 
 def inside(namespace: str, command: Sequence[str]) -> list[str]:

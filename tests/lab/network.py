@@ -21,11 +21,12 @@ from typing import Self
 
 from lab import machine, topology, wires
 from lab.machine import LabError, Process, batch, inside, run
-from lab.nodes import NodeDaemon, config_text
+from lab.nodes import ROOT, NodeDaemon, config_text
 
 NAME_FORM = re.compile(r"[a-z0-9][a-z0-9-]{0,15}")
 DIRECTORY = Path(os.environ.get("X0D_LAB_DIR", "/run/x0d-lab"))
 END_S = 3.0
+LOCK_S = 30.0
 
 # What x0d's installation sets on a router, and what a lab needs beside it.
 SYSCTLS = {
@@ -100,8 +101,9 @@ class Lab:
             raise LabError(f"the lab {name!r} exists already; remove it with `scripts/lab down --name {name}`")
         directory.mkdir(parents=True, mode=0o700)
         try:
-            lab._write_record()
-            lab._build()
+            with machine.locked(directory / "lock", LOCK_S):
+                lab._write_record()
+                lab._build()
         except BaseException:
             lab.remove()
             raise
@@ -127,12 +129,25 @@ class Lab:
         """Hand out the lab; leaving the block removes it."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Remove the lab."""
         self.remove()
 
     def remove(self) -> None:
-        """End the lab's processes, then remove its namespaces and files.  What is gone already is no error."""
+        """End the lab's processes, then remove its namespaces and files.  What is gone already is no error.
+
+        Raises:
+            LabError: another process is at work on it, or something cannot be removed.
+        """
+        self.close()
+        if self.directory.exists():
+            with machine.locked(self.directory / "lock", LOCK_S) as here:
+                if here:
+                    self._remove()
+
+    def _remove(self) -> None:
         for daemon in self.daemons.values():
             if process := daemon.process:
                 process.signal(signal.SIGCONT)
@@ -141,7 +156,6 @@ class Lab:
         present = [name for name in self.all_namespaces if name in machine.namespaces()]
         for namespace in present:
             _end_processes(namespace)
-        self.close()
         for namespace in present:
             run(["ip", "netns", "del", namespace])
         _remove_directory(self.directory)
@@ -219,7 +233,7 @@ class Lab:
     def oneway(self, link: str) -> FaultStamp:
         """Drop what the end named first sends: ``n2-n1`` is from n2 to n1."""
         self.topology.link(link)
-        return self.loss(link, 1.0, source=link.split("-")[0])
+        return self.loss(link, 1.0, source=link.split("-", maxsplit=1)[0])
 
     def carrier(self, link: str, *, up: bool) -> FaultStamp:
         """Take carrier from both ends, as a pulled cable does, or give it back."""
@@ -272,7 +286,9 @@ class Lab:
             elif all(share == 1 for share in shares.values()):
                 found[link.name] = "cut"
             elif any(shares.values()):
-                found[link.name] = " ".join(f"{node}->{link.other(node)} loses {s:.0%}" for node, s in shares.items() if s)
+                found[link.name] = " ".join(
+                    f"{node}->{link.other(node)} loses {s:.0%}" for node, s in shares.items() if s
+                )
         return found
 
     def kill(self, node: str) -> FaultStamp:
@@ -303,10 +319,8 @@ class Lab:
         run(["mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(pins)])
         batch(None, [f"netns add {name}" for name in self.all_namespaces])
         self._make_links()
-        compiled = self.directory / "wire.bpf.o"
         (pins / "wire").mkdir()
-        wires.build(compiled)
-        wires.load(compiled, pins / "wire")
+        wires.load(wires.build(ROOT / ".cache"), pins / "wire")
         for link in self.topology.links:
             self.wires.prepare(link)
         wires.attach(self.wire_namespace, pins / "wire", self.topology.links)
@@ -318,7 +332,9 @@ class Lab:
 
     def _make_links(self) -> None:
         links = self.topology.links
-        machine.write_sysctls(self.wire_namespace, {"ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/default/disable_ipv6": 1})
+        machine.write_sysctls(
+            self.wire_namespace, {"ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/default/disable_ipv6": 1}
+        )
         for node in self.topology.nodes:
             machine.write_sysctls(self.namespace(node), SYSCTLS)
             batch(self.namespace(node), ["link set dev lo up", f"addr add {self.topology.address(node)}/32 dev lo"])
@@ -327,7 +343,10 @@ class Lab:
             f" peer name {link.wire_interface(node)} index {link.wire_ifindex(node)} netns {self.wire_namespace}"
             for link in links for node in link.ends
         ])  # fmt: skip
-        batch(self.wire_namespace, [f"link set dev {link.wire_interface(node)} up" for link in links for node in link.ends])
+        batch(
+            self.wire_namespace,
+            [f"link set dev {link.wire_interface(node)} up" for link in links for node in link.ends],
+        )
         for node in self.topology.nodes:
             lines = []
             for link in self.topology.links_of(node):
@@ -378,7 +397,8 @@ def remove(name: str) -> bool:
     if (directory / "lab.json").exists():
         Lab.open(name).remove()
     else:  # its maker died before it had made anything else
-        _remove_directory(directory)
+        with machine.locked(directory / "lock", LOCK_S):
+            _remove_directory(directory)
     return True
 
 
@@ -403,4 +423,5 @@ def _remove_directory(directory: Path) -> None:
     pins = directory / "bpf"
     if pins.is_mount():
         run(["umount", str(pins)])
-    shutil.rmtree(directory, ignore_errors=False)
+    if directory.exists():
+        shutil.rmtree(directory)

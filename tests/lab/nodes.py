@@ -19,7 +19,9 @@ LOG_LINES = 15
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def config_text(topology: Topology, node: str, directory: Path, bpffs: Path, overrides: dict[str, dict[str, object]]) -> str:
+def config_text(
+    topology: Topology, node: str, directory: Path, bpffs: Path, overrides: dict[str, dict[str, object]]
+) -> str:
     """Configuration of a node: static neighbours, fast probes, automatic healing.
 
     Args:
@@ -41,7 +43,11 @@ def config_text(topology: Topology, node: str, directory: Path, bpffs: Path, ove
         },
         "identity": {"mode": "dev"},
         "listen": {"metrics_address": "127.0.0.1", "metrics_port": 9475},
-        "mesh": {"interfaces": [link.interface(node) for link in links], "probe_interval_ms": 50, "probe_miss_limit": 3},
+        "mesh": {
+            "interfaces": [link.interface(node) for link in links],
+            "probe_interval_ms": 50,
+            "probe_miss_limit": 3,
+        },
         "healing": {"mode": "auto"},
         "log": {"level": "info", "format": "json"},
     }
@@ -54,7 +60,9 @@ def config_text(topology: Topology, node: str, directory: Path, bpffs: Path, ove
     for link in links:
         there = link.other(node)
         entry = {"node": there, "interface": link.interface(node), "address": link.address(there), "cost": link.cost}
-        text += "[[mesh.neighbours]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items()) + "\n"
+        text += (
+            "[[mesh.neighbours]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in entry.items()) + "\n"
+        )
     return text
 
 

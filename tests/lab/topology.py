@@ -202,7 +202,7 @@ def draw(topology: Topology, broken: Mapping[str, str], path: tuple[str, ...] = 
     used = {frozenset(pair) for pair in pairwise(path)}
     square = {("n1", "n2"), ("n2", "n3"), ("n3", "n4"), ("n1", "n4")}
     names = {link.ends for link in topology.links}
-    if len(topology.nodes) == 4 and square <= names:  # noqa: PLR2004 - the one shape drawn as a square
+    if len(topology.nodes) == 4 and square <= names:
         return _draw_square(names, broken, used)
     return _draw_list(topology, broken, used)
 

@@ -113,7 +113,9 @@ class Stream:
         """Hand out the stream."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None") -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: "TracebackType | None"
+    ) -> None:
         """End its processes."""
         self.close()
 

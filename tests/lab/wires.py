@@ -6,6 +6,7 @@ kernel since 4.9 and lasts as long as the namespace.  The pins let any later pro
 """
 
 import ctypes
+import hashlib
 import os
 import struct
 from dataclasses import dataclass
@@ -49,15 +50,21 @@ def _checked(result: int | None, what: str) -> int:
     return result
 
 
-def build(target: Path) -> None:
-    """Compile ``wire.bpf.c``.
+def build(cache: Path) -> Path:
+    """Compile ``wire.bpf.c`` into a directory, unless that has been done; return the object file.
 
     Raises:
         LabError: clang is missing or complains.
     """
-    machine = os.uname().machine
-    run(["clang", "-O2", "-g", "-Wall", "-Werror", "-target", "bpf", f"-I/usr/include/{machine}-linux-gnu",
-         "-c", str(SOURCE), "-o", str(target)])  # fmt: skip
+    target = cache / f"wire-{hashlib.sha256(SOURCE.read_bytes()).hexdigest()[:12]}.bpf.o"
+    if not target.exists():
+        cache.mkdir(exist_ok=True)
+        partial = cache / f"{target.name}.{os.getpid()}"
+        headers = f"-I/usr/include/{os.uname().machine}-linux-gnu"
+        options = ["-O2", "-g", "-Wall", "-Werror", "-target", "bpf", headers]
+        run(["clang", *options, "-c", str(SOURCE), "-o", str(partial)])
+        partial.rename(target)
+    return target
 
 
 def load(compiled: Path, pins: Path) -> None:
@@ -138,7 +145,9 @@ class Wires:
 
     def _put(self, map_fd: int, key: int, value: bytes) -> None:
         index = ctypes.c_uint32(key)
-        _checked(self._library.bpf_map_update_elem(map_fd, ctypes.byref(index), value, ctypes.c_uint64(0)), "set a fault")
+        _checked(
+            self._library.bpf_map_update_elem(map_fd, ctypes.byref(index), value, ctypes.c_uint64(0)), "set a fault"
+        )
 
     def _get(self, map_fd: int, key: int, size: int) -> bytes:
         index, value = ctypes.c_uint32(key), ctypes.create_string_buffer(size)
