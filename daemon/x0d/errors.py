@@ -80,6 +80,11 @@ class StateLocked(X0dError):
 class AddressUnavailable(X0dError):
     """A listening address is in use or not of this host."""
 
+    def __init__(self, text: str, *, in_use: bool = False) -> None:
+        self.in_use = in_use
+        """Somebody else has it: waiting for an address to appear would not help."""
+        super().__init__(text)
+
 
 class StorageFailed(X0dError):
     """A file of the state directory could not be read or written: full, read-only or corrupt."""

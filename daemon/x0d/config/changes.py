@@ -1,6 +1,6 @@
 """What a changed configuration file means for a running daemon."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from x0d.config.model import Config
 
@@ -36,3 +36,13 @@ def compare(running: Config, read: Config) -> Changes:
     dropped = set(running.interfaces) - set(read.interfaces)
     needs_restart = [key for key in differing if key not in RELOADABLE or (key == "mesh.interfaces" and dropped)]
     return Changes(tuple(key for key in differing if key not in needs_restart), tuple(needs_restart))
+
+
+def merge(running: Config, read: Config) -> Config:
+    """Take the reloadable keys over from ``read``; the others stay as they run, until a restart."""
+    merged = running
+    for key in compare(running, read).reloadable:
+        section, _, name = key.partition(".")
+        changed = replace(getattr(merged, section), **{name: getattr(getattr(read, section), name)})
+        merged = replace(merged, **{section: changed})
+    return merged

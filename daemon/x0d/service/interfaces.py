@@ -141,9 +141,7 @@ class InterfaceService:
                 self._statuses[interface.name] = InterfaceStatus(
                     interface.name, "blocked", interface, reason=str(refusal)
                 )
-                self._listener.interface_lost(
-                    interface.name, self._clock.monotonic_ns(), str(refusal), blocked=True
-                )
+                self._listener.interface_lost(interface.name, self._clock.monotonic_ns(), str(refusal), blocked=True)
             return
         self._statuses[interface.name] = InterfaceStatus(interface.name, "attached", interface, attachment)
         log.info(

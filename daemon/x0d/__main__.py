@@ -1,0 +1,96 @@
+"""Command line of the daemon: arguments -> configuration -> node -> exit code.
+
+Exit codes: 0 clean stop · 1 a failure worth a restart (port in use, state directory locked or full) ·
+2 usage · 78 (EX_CONFIG) the configuration is invalid or this kernel lacks bpf(2): a restart is no help.
+"""
+
+import argparse
+import asyncio
+import faulthandler
+import json
+import sys
+from pathlib import Path
+
+import structlog
+import uvloop
+
+from x0d import __version__, config, doctor, node, telemetry
+from x0d.errors import ConfigInvalid, NotSupported, X0dError
+
+EX_OK = 0
+EX_FAILED = 1
+EX_CONFIG = 78  # sysexits.h; the unit has RestartPreventExitStatus=78
+CONFIG_FILE = Path("/etc/x0d/x0d.toml")
+
+
+def main() -> int:
+    """Run ``x0d`` and return its exit code."""
+    faulthandler.enable()  # the watchdog's SIGABRT then tells where Python was
+    arguments = _parser().parse_args()
+    if arguments.doctor:
+        return _doctor(arguments.config, arguments.output)
+    try:
+        loaded = config.load(arguments.config)
+    except ConfigInvalid as invalid:
+        sys.stderr.write(f"{invalid}\n")
+        return EX_CONFIG
+    if arguments.check_config:
+        sys.stdout.write(f"{arguments.config}: valid\n")
+        return EX_OK
+    telemetry.configure_log(loaded.log.level, loaded.log.format)
+    return _run(loaded)
+
+
+def _run(loaded: config.Config) -> int:
+    log = structlog.get_logger()
+    code = EX_OK
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(node.Node(loaded).run())
+    except* NotSupported as missing:
+        log.error(telemetry.START_FAILED, error=_sentences(missing))
+        code = EX_CONFIG
+    except* X0dError as failure:
+        log.error(telemetry.START_FAILED, error=_sentences(failure))
+        code = EX_FAILED
+    return code
+
+
+def _sentences(group: BaseExceptionGroup[BaseException]) -> str:
+    """Text of the errors in a group, however deep they lie."""
+    texts = []
+    for error in group.exceptions:
+        texts.append(_sentences(error) if isinstance(error, BaseExceptionGroup) else str(error))
+    return "; ".join(texts)
+
+
+def _doctor(file: Path, output: str) -> int:
+    try:
+        bpffs_dir = config.load(file).node.bpffs_dir
+    except ConfigInvalid:
+        bpffs_dir = Path("/sys/fs/bpf/x0d")  # the doctor answers without a configuration too
+    report = doctor.run(bpffs_dir)
+    text = json.dumps(doctor.to_json_dict(report), indent=2) if output == "json" else doctor.render_text(report)
+    sys.stdout.write(f"{text}\n")
+    return EX_FAILED if any(check.outcome == "failed" for check in report.checks) else EX_OK
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="x0d",
+        description="Node daemon: sees a broken link from inside the kernel, routes around it, and shows why.",
+        epilog="Exit codes: 0 stopped cleanly; 1 failed, a restart may help; 2 usage; 78 invalid configuration "
+        "or missing kernel support. Control a running daemon with x0ctl.",
+    )
+    parser.add_argument(
+        "--config", type=Path, default=CONFIG_FILE, metavar="FILE", help=f"configuration file (default {CONFIG_FILE})"
+    )
+    parser.add_argument("--check-config", action="store_true", help="print every error of the file and exit")
+    parser.add_argument("--doctor", action="store_true", help="say what this kernel, uid and capabilities allow")
+    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form of the doctor's answer")
+    parser.add_argument("--version", action="version", version=f"x0d {__version__}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

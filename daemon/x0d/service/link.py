@@ -1,0 +1,122 @@
+"""One link of this node: its probes, its judgement, its state.
+
+The unit sends a probe at each tick and judges by the kernel's record of the replies.  It reads the
+clock before the record, so a reply is in the record that judges its probe however late Python woke:
+a late prober delays a verdict and never invents one.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from x0d.mesh.detector import Detector, DetectorTimers
+from x0d.mesh.model import Address, LinkKey, LinkState, ProbeRecord
+from x0d.mesh.node import LinkPort
+from x0d.mesh.quality import Quality, QualityChange
+from x0d.ports import Clock, DataPlane, DatagramSocket
+
+
+class ProbeEncoder(Protocol):
+    """Makes the payload of a probe."""
+
+    def __call__(self, session: int, sequence: int, sent_at_ns: int) -> bytes:
+        """``struct x0d_probe``, as a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class NeighbourEntry:
+    """A neighbour as configured."""
+
+    node: str
+    interface: str
+    address: Address
+    cost: int
+
+
+@dataclass(slots=True)
+class Binding:
+    """What a link has while its interface is attached."""
+
+    port: LinkPort
+    probes: DatagramSocket
+    datagrams: DatagramSocket
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What one look at the kernel's record brought; None and None: nothing changed."""
+
+    up: bool | None
+    quality: QualityChange | None
+
+
+class LinkUnit:
+    """One configured neighbour."""
+
+    def __init__(self, entry: NeighbourEntry, timers: DetectorTimers, session: int, encode: ProbeEncoder) -> None:
+        self.entry = entry
+        self.detector = Detector(timers, session)
+        self.quality = Quality()
+        self.binding: Binding | None = None
+        self.state = LinkState.WAITING
+        self.reason = f"interface {entry.interface} does not exist yet"
+        self.state_since_ns = 0
+        self.generation = 0
+        self.record = ProbeRecord()
+        self.sequence = 0
+        self.clean_until_ns = 0
+        """When the window of the quality test was last without a loss."""
+        self._timers = timers
+        self._session = session
+        self._encode = encode
+
+    @property
+    def key(self) -> LinkKey | None:
+        """The link's name at both ends; None until the own address on it is known."""
+        return self.binding.port.key if self.binding else None
+
+    @property
+    def probes_lost(self) -> int:
+        """Probes sent in this session and not answered."""
+        return max(0, self.sequence - self.record.replies_received)
+
+    def bind(self, binding: Binding) -> None:
+        """Begin with an attached interface; what was judged on an earlier one is forgotten."""
+        self.binding = binding
+        self.detector.reset(self._session)
+        self.quality = Quality()
+        self.record = ProbeRecord()
+
+    def unbind(self) -> None:
+        """The interface is gone, blocked, or has another address."""
+        if self.binding:
+            self.binding.probes.close()
+            self.binding.datagrams.close()
+        self.binding = None
+
+    def enter(self, state: LinkState, reason: str, now_ns: int) -> None:
+        """Take up a state."""
+        if state is not self.state:
+            self.state_since_ns = now_ns
+        self.state, self.reason = state, reason
+
+    def judge(self, plane: DataPlane, now_ns: int) -> Judgement:
+        """Look at the kernel's record; ``now_ns`` was read before this call."""
+        if self.binding is None:
+            return Judgement(None, None)
+        port = self.binding.port
+        record = plane.probe_record(port.ifindex, port.neighbour_address)
+        if record is not None:
+            self.record = record
+        verdict = self.detector.observe(now_ns, record)
+        quality = self.quality.observe(record)
+        if self.quality.loss_out == self.quality.loss_in == 0.0:
+            self.clean_until_ns = now_ns
+        return Judgement(verdict.up if verdict else None, quality)
+
+    def probe(self, clock: Clock) -> None:
+        """Send the next probe; one that the kernel does not take counts as sent and lost."""
+        if self.binding is None:
+            return
+        self.sequence += 1
+        self.binding.probes.send(self._encode(self._session, self.sequence, clock.monotonic_ns()))
+        self.detector.sent(self.sequence, clock.monotonic_ns())

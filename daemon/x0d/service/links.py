@@ -1,0 +1,356 @@
+"""This node's links: sockets bound as interfaces come, probes sent at a steady pace, verdicts passed on.
+
+A verdict goes to the mesh first, which floods and reroutes, and then as a symptom to the healing loop.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import structlog
+
+from x0d import telemetry
+from x0d.errors import AddressUnavailable, KernelRefused
+from x0d.mapek.events import Event, LinkRecovered, LinkSymptom
+from x0d.mesh.detector import DetectorTimers
+from x0d.mesh.events import ControlBack, ControlGone
+from x0d.mesh.model import Address, LinkKey, LinkState
+from x0d.mesh.node import LinkPort
+from x0d.mesh.quality import QualityChange
+from x0d.ports import Clock, DataPlane, DatagramSocket, Interface, InterfaceSource
+from x0d.service.alerts import Alerts
+from x0d.service.link import Binding, LinkUnit, NeighbourEntry, ProbeEncoder
+from x0d.service.losses import SentHistory
+from x0d.service.mesh import MeshService
+
+RETRY_NS = 1_000_000_000
+
+log = structlog.get_logger()
+
+
+class SocketOpener(Protocol):
+    """Opens a link's sockets."""
+
+    def open(
+        self,
+        interface: str,
+        local: Address,
+        port: int,
+        neighbour: Address,
+        on_datagram: Callable[[bytes], None] | None,
+    ) -> DatagramSocket:
+        """``on_datagram`` None: sends only (answers to probes are taken by XDP).  Raises AddressUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPorts:
+    """UDP ports, the same at all nodes."""
+
+    probes: int
+    mesh: int
+
+
+class LinkService:
+    """All links of this node; satisfies ``InterfaceListener``."""
+
+    def __init__(  # noqa: PLR0913  the graph is built by hand, each part by its name
+        self,
+        *,
+        node: str,
+        entries: Iterable[NeighbourEntry],
+        timers: DetectorTimers,
+        session: int,
+        encode: ProbeEncoder,
+        plane: DataPlane,
+        source: InterfaceSource,
+        sockets: SocketOpener,
+        ports: LinkPorts,
+        mesh: MeshService,
+        clock: Clock,
+        alerts: Alerts,
+        report: Callable[[Event], None],
+        on_costs: Callable[[Mapping[LinkKey, int]], None],
+    ) -> None:
+        self._node = node
+        self._timers = timers
+        self._session = session
+        self._encode = encode
+        self._plane = plane
+        self._source = source
+        self._sockets = sockets
+        self._ports = ports
+        self._mesh = mesh
+        self._clock = clock
+        self._alerts = alerts
+        self._report = report
+        self._on_costs = on_costs
+        self.port_in_use: AddressUnavailable | None = None
+        self._history = SentHistory()
+        self._faults: dict[LinkKey, int] = {}
+        self.units = [LinkUnit(entry, timers, session, encode) for entry in entries]
+        self._interfaces: dict[str, Interface] = {}
+
+    def _unit(self, key: LinkKey) -> LinkUnit | None:
+        return next((unit for unit in self.units if unit.key == key), None)
+
+    def configure(self, entries: Iterable[NeighbourEntry]) -> None:
+        """Take up a changed list of neighbours (a reload): new, removed, or of another cost."""
+        wanted = {(entry.interface, entry.address): entry for entry in entries}
+        for unit in list(self.units):
+            entry = wanted.pop((unit.entry.interface, unit.entry.address), None)
+            if entry == unit.entry:
+                continue
+            self._unbind(unit)
+            if entry is None:
+                self.units.remove(unit)
+                continue
+            unit.entry = entry
+            self._try_bind(unit)
+        for entry in wanted.values():
+            unit = LinkUnit(entry, self._timers, self._session, self._encode)
+            self.units.append(unit)
+            self._try_bind(unit)
+
+    # ---- what happens to interfaces ----
+
+    def interface_ready(self, interface: Interface) -> None:
+        """Bind the links of an interface that is attached; bind anew where its own address changed."""
+        self._interfaces[interface.name] = interface
+        for unit in self.units:
+            if unit.entry.interface == interface.name:
+                self._try_bind(unit)
+
+    def interface_lost(self, name: str, at_ns: int, reason: str, *, blocked: bool) -> None:
+        """End the links of an interface that is gone or refused."""
+        self._interfaces.pop(name, None)
+        for unit in self.units:
+            if unit.entry.interface == name:
+                if unit.state in (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE):
+                    self._down(unit, "interface_gone", f"interface {name} {reason}", at_ns, at_ns)
+                self._unbind(unit)
+                state = LinkState.BLOCKED if blocked else LinkState.WAITING
+                unit.enter(state, f"interface {name}: {reason}", at_ns)
+
+    def carrier(self, interface: Interface, at_ns: int, *, present: bool) -> None:
+        """Act on carrier at once; its return is left to the probes."""
+        self._interfaces[interface.name] = interface
+        for unit in self.units:
+            if unit.binding and unit.entry.interface == interface.name:
+                if present:
+                    unit.detector.carrier_back()
+                    continue
+                unit.detector.carrier_lost(at_ns)
+                if unit.state in (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE):
+                    self._down(unit, "carrier_lost", f"no carrier on {interface.name}", at_ns, at_ns)
+        if not present:
+            self._mesh.carrier_lost(interface.ifindex)
+
+    def _try_bind(self, unit: LinkUnit) -> None:
+        interface = self._interfaces.get(unit.entry.interface)
+        if interface is None:
+            return
+        now_ns = self._clock.monotonic_ns()
+        local = local_address(interface, unit.entry.address)
+        if local is None:
+            self._unbind(unit)
+            text = f"{interface.name} has no address on the network of {unit.entry.address}"
+            unit.enter(LinkState.WAITING, text, now_ns)
+            return
+        if unit.binding and (unit.binding.port.ifindex, unit.binding.port.local_address) == (interface.ifindex, local):
+            return
+        self._unbind(unit)
+        entry = unit.entry
+        port = LinkPort(
+            key=LinkKey.between(self._node, local, entry.node, entry.address),
+            neighbour=entry.node,
+            interface=interface.name,
+            ifindex=interface.ifindex,
+            local_address=local,
+            neighbour_address=entry.address,
+            cost=entry.cost,
+        )
+        try:
+            binding = self._open(port)
+        except (AddressUnavailable, KernelRefused) as refusal:
+            if isinstance(refusal, AddressUnavailable) and refusal.in_use:
+                self.port_in_use = refusal
+            unit.enter(LinkState.BLOCKED, str(refusal), now_ns)
+            self._alerts.raise_alert(f"link_sockets {interface.name}", str(refusal))
+            return
+        self._alerts.clear(f"link_sockets {interface.name}")
+        unit.bind(binding)
+        unit.enter(LinkState.WAITING, "no probe answered yet", now_ns)
+        self._mesh.put_link(port, binding.datagrams)
+        self._on_costs({unit.key: unit.entry.cost for unit in self.units if unit.key})
+
+    def _open(self, port: LinkPort) -> Binding:
+        """Let XDP know the neighbour and open the sockets; nothing stays open if one is refused."""
+        where = (port.interface, port.local_address)
+        self._plane.put_link(port.ifindex, port.neighbour_address, port.local_address)
+        probes = self._sockets.open(*where, self._ports.probes, port.neighbour_address, None)
+        try:
+            datagrams = self._sockets.open(
+                *where, self._ports.mesh, port.neighbour_address, lambda payload: self._mesh.receive(port.key, payload)
+            )
+        except AddressUnavailable:
+            probes.close()
+            raise
+        return Binding(port, probes, datagrams)
+
+    def _unbind(self, unit: LinkUnit) -> None:
+        if unit.binding:
+            port = unit.binding.port
+            self._mesh.remove_link(port.key)
+            self._plane.delete_link(port.ifindex, port.neighbour_address)
+        unit.unbind()
+
+    # ---- the pace ----
+
+    async def run(self) -> None:
+        """Probe every interval; between two probes look again where a verdict is due."""
+        interval_ns = self._timers.interval_ns
+        next_ns = retry_ns = self._clock.monotonic_ns()
+        while True:
+            now_ns = self._clock.monotonic_ns()
+            self.judge(now_ns)
+            if now_ns >= retry_ns:
+                retry_ns = now_ns + RETRY_NS
+                self._retry()
+            if now_ns >= next_ns:
+                self.probe()
+                next_ns += interval_ns
+                if next_ns <= now_ns:  # woke late: a missed turn is not made up for by a burst
+                    next_ns = now_ns + interval_ns
+            checks = [unit.detector.next_check_ns for unit in self.units if unit.binding]
+            wake_ns = min([next_ns, *(check for check in checks if check is not None)])
+            await asyncio.sleep(max(0.0005, (wake_ns - self._clock.monotonic_ns()) / 1e9))
+
+    def _retry(self) -> None:
+        """Try the sockets again that could not be opened, such as on an address that was still tentative."""
+        for unit in self.units:
+            if unit.binding is None and unit.entry.interface in self._interfaces:
+                self._try_bind(unit)
+
+    def probe(self) -> None:
+        """Send a probe on every link."""
+        own = self._mesh.own_sent
+        self._history.remember(self._clock.monotonic_ns(), self._source.sent_packets(), own)
+        for unit in self.units:
+            if unit.binding:
+                unit.probe(self._clock)
+                own[unit.entry.interface] = own.get(unit.entry.interface, 0) + 1
+
+    def judge(self, now_ns: int) -> None:
+        """Read the kernel's records and pass on what changed."""
+        for unit in self.units:
+            judgement = unit.judge(self._plane, now_ns)
+            if judgement.up is True:
+                self._up(unit, now_ns)
+            elif judgement.up is False and unit.state is not LinkState.DOWN:
+                count = unit.detector.unanswered
+                self._down(unit, "probes_unanswered", f"{count} probes unanswered", unit.detector.last_sign_ns, now_ns)
+            elif judgement.quality is not None and unit.state in (LinkState.UP, LinkState.DEGRADED):
+                self._judge_quality(unit, judgement.quality, now_ns)
+
+    # ---- verdicts ----
+
+    def _up(self, unit: LinkUnit, now_ns: int) -> None:
+        key = unit.key
+        assert key is not None
+        was_down = unit.state is LinkState.DOWN
+        self._faults.pop(key, None)
+        unit.enter(LinkState.UP, "probes answered", now_ns)
+        self._mesh.link_up(key)
+        log.info(telemetry.LINK_STATE_CHANGED, link=str(key), state="up", rtt_ms=unit.record.rtt_last_ns / 1e6)
+        if was_down:
+            self._report(LinkRecovered(key, unit.generation, now_ns, "probes are answered again, after a clean hold"))
+
+    def _down(self, unit: LinkUnit, kind: str, detail: str, fault_at_ns: int, now_ns: int) -> None:
+        key = unit.key
+        assert key is not None
+        self._faults[key] = fault_at_ns
+        unit.quality.interrupted()
+        unit.enter(LinkState.DOWN, detail, now_ns)
+        unit.generation = self._mesh.link_down(key)
+        self._symptom(unit, kind, detail, fault_at_ns, now_ns)
+
+    def _symptom(self, unit: LinkUnit, kind: str, detail: str, fault_at_ns: int, now_ns: int) -> None:
+        key = unit.key
+        assert key is not None
+        log.warning(telemetry.LINK_STATE_CHANGED, link=str(key), state=unit.state.value, kind=kind, detail=detail)
+        self._report(
+            LinkSymptom(
+                link=key,
+                neighbour=unit.entry.node,
+                generation=unit.generation,
+                state=unit.state,
+                kind=kind,
+                detail=detail,
+                fault_at_ns=fault_at_ns,
+                detected_at_ns=now_ns,
+                probes_lost=unit.detector.unanswered,
+            )
+        )
+
+    def _judge_quality(self, unit: LinkUnit, change: QualityChange, now_ns: int) -> None:
+        key = unit.key
+        assert key is not None
+        detail = f"{change.loss:.1%} of {change.probes} probes lost {change.direction}"
+        if change.degraded and unit.state is LinkState.UP:
+            unit.enter(LinkState.DEGRADED, detail, now_ns)
+            unit.generation = self._mesh.link_degraded(key)
+            self._symptom(unit, "loss", detail, unit.clean_until_ns, now_ns)
+        elif not unit.quality.degraded and unit.state is LinkState.DEGRADED:
+            unit.enter(LinkState.UP, "clean again", now_ns)
+            self._mesh.link_clean(key)
+            log.info(telemetry.LINK_STATE_CHANGED, link=str(key), state="up", detail=detail)
+            self._report(LinkRecovered(key, unit.generation, now_ns, detail))
+
+    def control_changed(self, event: ControlGone | ControlBack) -> None:
+        """The neighbour's daemon fell silent or came back, while its kernel answers."""
+        unit = self._unit(event.key)
+        if unit is None:
+            return
+        now_ns = self._clock.monotonic_ns()
+        if isinstance(event, ControlGone):
+            if unit.state not in (LinkState.UP, LinkState.DEGRADED):
+                return
+            unit.enter(LinkState.CONTROL_GONE, f"{unit.entry.node} answers probes and floods nothing", now_ns)
+            unit.generation = event.generation
+            self._mesh.note_control_gone(event.key, event.generation)
+            self._symptom(unit, "control_silent", unit.reason, int(event.since_s * 1e9), now_ns)
+        elif unit.state is LinkState.CONTROL_GONE:
+            unit.enter(LinkState.UP, f"{unit.entry.node}'s daemon is back", now_ns)
+            self._report(LinkRecovered(event.key, unit.generation, now_ns, unit.reason))
+
+    # ---- out ----
+
+    def packets_lost(self, key: LinkKey) -> int:
+        """Packets of others sent into this link since its fault; 0 for one that is not ours or works."""
+        unit, fault_at_ns = self._unit(key), self._faults.get(key)
+        if unit is None or fault_at_ns is None:
+            return 0
+        interface = unit.entry.interface
+        return self._history.sent_since(interface, fault_at_ns, self._source.sent_packets(), self._mesh.own_sent)
+
+    def dead_next_hops(self) -> frozenset[tuple[int, Address]]:
+        """(ifindex, gateway) of the links that are down."""
+        return frozenset(
+            (unit.binding.port.ifindex, unit.entry.address)
+            for unit in self.units
+            if unit.binding and unit.state is LinkState.DOWN
+        )
+
+    def close(self) -> None:
+        """Close the sockets; the kernel's records stay, so that probes are answered on."""
+        for unit in self.units:
+            unit.unbind()
+
+
+def local_address(interface: Interface, neighbour: Address) -> Address | None:
+    """Our address on the neighbour's network; None if the interface has none there."""
+    for own in interface.addresses:
+        if own.version == neighbour.version and neighbour in own.network and own.ip != neighbour:
+            return own.ip
+    return None

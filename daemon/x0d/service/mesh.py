@@ -1,0 +1,342 @@
+"""Runs the mesh core: its datagrams, its clock, and the routes that follow from it.
+
+Order on a fault: flood first (the others wait for it), then compute, then one netlink batch, and only
+then tell the healing loop, which records.  Routes are the mesh's function, installed in every healing
+mode, through the executor like every effect.
+
+After a restart the kernel still holds our routes.  They are left alone until the databases are in step
+again (or ``SETTLE_S`` has passed), so that they are adopted and do not flap.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import structlog
+
+from x0d import telemetry
+from x0d.actions import InstallRoutes, ObservedRoutes, Outcome, RouteChange
+from x0d.errors import InvalidInput, KernelRefused
+from x0d.mapek.events import Event, PeerReport, RoutesMoved, TopologySeen
+from x0d.mesh.events import ControlBack, ControlGone, MeshEvent, PeerReported
+from x0d.mesh.model import Address, LinkKey, MeshRoute, NextHop, Prefix
+from x0d.mesh.node import LinkPort, LinkView, MeshNode
+from x0d.ports import Clock, DatagramSocket, RouteTable
+from x0d.reconcile import after_changes, forget_interface, plan_routes
+from x0d.service.alerts import Alerts
+from x0d.service.execute import Executor
+
+SETTLE_S = 3.0  # six hellos of the default pace
+REPAIR_S = 10.0  # the kernel's table is read back and mended this often
+CHANGES_LOGGED_MAX = 16
+ROUTES_ALERT = "routes"
+
+log = structlog.get_logger()
+
+ControlListener = Callable[[ControlGone | ControlBack], None]
+
+
+class MeshService:
+    """One node's part in the mesh."""
+
+    def __init__(  # noqa: PLR0913  the graph is built by hand, each part by its name
+        self,
+        *,
+        core: MeshNode,
+        table: RouteTable,
+        nexthop_id_base: int,
+        install_routes: bool,
+        clock: Clock,
+        alerts: Alerts,
+    ) -> None:
+        self.core = core
+        self._table = table
+        self._id_base = nexthop_id_base
+        self.install_routes = install_routes
+        self._clock = clock
+        self._alerts = alerts
+        self._links: dict[LinkKey, tuple[LinkPort, DatagramSocket]] = {}
+        self._generations: Mapping[str, int] = {}
+        self._observed = ObservedRoutes({}, {})
+        self._routes: dict[Prefix, MeshRoute] = {}
+        self._causes: dict[LinkKey, int] = {}
+        self._dirty = asyncio.Event()
+        self._rearm = asyncio.Event()
+        self._holding_until_ns = 0
+        self.refused: dict[str, int] = {}
+        self.own_sent: dict[str, int] = {}
+
+    def connect(
+        self,
+        *,
+        executor: Executor,
+        report: Callable[[Event], None],
+        on_control: ControlListener,
+        packets_lost: Callable[[LinkKey], int],
+        dead_next_hops: Callable[[], frozenset[tuple[int, Address]]],
+    ) -> None:
+        """Join the services that need this one to be built first; before the first link is put."""
+        self._executor = executor
+        self._report = report
+        self._on_control = on_control
+        self._packets_lost = packets_lost
+        self._dead_next_hops = dead_next_hops
+
+    # ---- what the links tell ----
+
+    def _now_s(self) -> float:
+        return self._clock.monotonic_ns() / 1e9
+
+    def put_link(self, port: LinkPort, socket: DatagramSocket) -> None:
+        """Take up a link whose interface is attached."""
+        self._links[port.key] = (port, socket)
+        self.core.put_link(self._now_s(), port, self._generations.get(str(port.key), 0))
+        self.flush()
+
+    def remove_link(self, key: LinkKey) -> None:
+        """The link's interface is gone for now."""
+        self._links.pop(key, None)
+        self.core.remove_link(self._now_s(), key)
+        self.flush()
+
+    def link_up(self, key: LinkKey) -> None:
+        """Probes are answered."""
+        self.core.link_up(self._now_s(), key)
+        self.flush()
+
+    def link_down(self, key: LinkKey) -> int:
+        """Probes are not answered, or carrier is gone; returns the incident's generation."""
+        return self._cause(key, self.core.link_down(self._now_s(), key))
+
+    def link_degraded(self, key: LinkKey) -> int:
+        """The link loses packets; returns the incident's generation."""
+        return self._cause(key, self.core.link_degraded(self._now_s(), key))
+
+    def link_clean(self, key: LinkKey) -> None:
+        """The link has stopped losing packets."""
+        self.core.link_clean(self._now_s(), key)
+        self.flush()
+
+    def set_cost(self, link: LinkKey, cost: int) -> None:
+        """Advertise a link with another cost."""
+        self.core.set_cost(self._now_s(), link, cost)
+        self._causes.setdefault(link, self.core.link_view(self._now_s(), link).generation)
+        self.flush()
+        self._dirty.set()
+
+    def set_prefixes(self, prefixes: tuple[Prefix, ...]) -> None:
+        """Announce other prefixes (a reload)."""
+        self.core.set_prefixes(self._now_s(), prefixes)
+        self.flush()
+
+    def announce_stop(self) -> None:
+        """Flood that nothing should pass through this node any more."""
+        self.core.set_no_transit(self._now_s(), True)
+        self.flush()
+
+    def carrier_lost(self, ifindex: int) -> None:
+        """Expect that the kernel has flushed our objects and routes on this interface, without a word."""
+        self._observed = forget_interface(self._observed, ifindex)
+        self._dirty.set()
+
+    def receive(self, key: LinkKey, payload: bytes) -> None:
+        """Take a datagram that came in on a link."""
+        try:
+            self.core.receive(self._now_s(), key, payload)
+        except InvalidInput as refusal:
+            reason = "malformed"
+            if self.refused.get(reason, 0) == 0:
+                log.warning(telemetry.DATAGRAM_REFUSED, link=str(key), reason=str(refusal))
+            self.refused[reason] = self.refused.get(reason, 0) + 1
+            return
+        self.flush()
+
+    def _cause(self, key: LinkKey, generation: int) -> int:
+        self._causes[key] = generation
+        self.flush()
+        self._dirty.set()
+        return generation
+
+    # ---- what the core asks for ----
+
+    def flush(self) -> None:
+        """Send what the core has ready and pass its events on."""
+        ready = self.core.ready()
+        for key, payload in ready.datagrams:
+            port, socket = self._links.get(key, (None, None))
+            if port is not None and socket is not None and socket.send(payload):
+                self.own_sent[port.interface] = self.own_sent.get(port.interface, 0) + 1
+        for event in ready.events:
+            self._on_event(event)
+        if ready.routes_changed:
+            self._dirty.set()
+        self._rearm.set()
+
+    def _on_event(self, event: MeshEvent) -> None:
+        match event:
+            case ControlGone() | ControlBack():
+                self._dirty.set()
+                self._on_control(event)
+            case PeerReported(key, generation, reporter, state):
+                self._causes.setdefault(key, generation)
+                self._dirty.set()
+                self._report(PeerReport(key, generation, reporter, state, self._clock.monotonic_ns()))
+            case _:
+                self._dirty.set()
+
+    def note_control_gone(self, key: LinkKey, generation: int) -> None:
+        """Let the next computation be recorded under this incident."""
+        self._causes[key] = generation
+
+    # ---- tasks ----
+
+    async def start(self, generations: Mapping[str, int]) -> None:
+        """Read what an earlier life has left in the kernel; ``generations`` are its latest incidents, by link."""
+        self._generations = generations
+        self._observed = await self._table.read()
+        if self._observed.routes:
+            self._holding_until_ns = self._clock.monotonic_ns() + int(SETTLE_S * 1e9)
+
+    @property
+    def adopted_routes(self) -> int:
+        """Routes of ours that the kernel holds."""
+        return len(self._observed.routes)
+
+    async def run_ticks(self) -> None:
+        """Let the core see time pass."""
+        while True:
+            self._rearm.clear()
+            delay_s = max(0.001, self.core.next_tick_s - self._now_s())
+            try:
+                await asyncio.wait_for(self._rearm.wait(), delay_s)
+            except TimeoutError:
+                self.core.tick(self._now_s())
+                self.flush()
+
+    async def run_routes(self) -> None:
+        """Recompute and install whenever something changed."""
+        while True:
+            try:
+                await asyncio.wait_for(self._dirty.wait(), REPAIR_S)
+            except TimeoutError:
+                await self._repair()
+                continue
+            self._dirty.clear()
+            await self._recompute()
+
+    def _hold(self) -> bool:
+        """Whether adopted routes are still left alone."""
+        if self._holding_until_ns == 0:
+            return False
+        if self.core.settled or self._clock.monotonic_ns() >= self._holding_until_ns:
+            self._holding_until_ns = 0
+            return False
+        return True
+
+    async def _recompute(self) -> None:
+        if self._hold():
+            await asyncio.sleep(0.05)
+            self._dirty.set()
+            return
+        causes, self._causes = self._causes, {}
+        decided_at_ns = self._clock.monotonic_ns()
+        before, self._routes = self._routes, {route.prefix: route for route in self.core.routes()}
+        moved = tuple(prefix for prefix, route in before.items() if _hop(self._routes.get(prefix)) != _hop(route))
+        outcome, changes = await self._install(decided_at_ns)
+        if moved or changes:
+            log.info(
+                telemetry.ROUTES_MOVED,
+                moved=len(moved),
+                changes=[str(change) for change in changes][:CHANGES_LOGGED_MAX],
+                took_ms=round((outcome.ended_at_ns - decided_at_ns) / 1e6, 2),
+                causes=[f"{key}:{generation}" for key, generation in causes.items()],
+            )
+        self._report(TopologySeen(self.core.isolated(), self._clock.monotonic_ns()))
+        if causes:
+            self._report(
+                RoutesMoved(
+                    incidents=tuple(causes.items()),
+                    decided_at_ns=decided_at_ns,
+                    outcome=outcome,
+                    moved=moved,
+                    unreachable=self.core.unreachable(),
+                    packets_lost=sum(self._packets_lost(key) for key in causes),
+                    observed_only=not self.install_routes,
+                )
+            )
+
+    async def _install(self, decided_at_ns: int) -> tuple[Outcome, tuple[RouteChange, ...]]:
+        wanted = {prefix: route.next_hop for prefix, route in self._routes.items()}
+        changes = plan_routes(wanted, self._observed, self._id_base, self._dead_next_hops())
+        if not self.install_routes:
+            changes = ()
+        action = InstallRoutes(changes)
+        if not changes:
+            nothing = Outcome(action, done=True, error="", started_at_ns=decided_at_ns, ended_at_ns=decided_at_ns)
+            return nothing, changes
+        outcome = await self._executor.perform(action)
+        if outcome.done:
+            self._observed = after_changes(self._observed, changes)
+            self._alerts.clear(ROUTES_ALERT)
+        else:
+            self._alerts.raise_alert(ROUTES_ALERT, f"the kernel refused a route: {outcome.error}")
+            log.error(telemetry.ROUTES_FAILED, error=outcome.error)
+            self._observed = await self._table.read()
+        return outcome, changes
+
+    async def _repair(self) -> None:
+        """Read the kernel's table back; mend what somebody or something has changed."""
+        if self._hold():
+            return
+        try:
+            self._observed = await self._table.read()
+        except KernelRefused as refusal:
+            self._alerts.raise_alert(ROUTES_ALERT, f"the kernel's routes cannot be read: {refusal}")
+            return
+        _, changes = await self._install(self._clock.monotonic_ns())
+        if changes:
+            log.warning(telemetry.ROUTES_REPAIRED, changes=[str(change) for change in changes][:CHANGES_LOGGED_MAX])
+
+    async def verify(self, link: LinkKey) -> tuple[bool, str]:
+        """Read the kernel back: every computed route is there, and none leaves by ``link``."""
+        if not self.install_routes:
+            return True, "mesh.install_routes is false: nothing was installed"
+        observed = self._observed = await self._table.read()
+        wanted = {prefix: route.next_hop for prefix, route in self._routes.items()}
+        missing = [str(prefix) for prefix in wanted if prefix not in observed.routes]
+        astray = []
+        port, _ = self._links.get(link, (None, None))
+        for prefix, nexthop_id in observed.routes.items():
+            hop = observed.nexthops.get(nexthop_id)
+            target = wanted.get(prefix)
+            if hop is None or target is None or (hop.ifindex, hop.gateway) != (target.ifindex, target.gateway):
+                astray.append(str(prefix))
+            elif port is not None and (hop.ifindex, hop.gateway) == (port.ifindex, port.neighbour_address):
+                astray.append(f"{prefix} still by {link}")
+        if missing or astray:
+            self._dirty.set()
+            return False, f"missing {missing[:4]}, astray {astray[:4]}"
+        return True, f"{len(wanted)} routes read back from the kernel, none by {link}"
+
+    async def stop(self, *, flush_routes: bool) -> None:
+        """Remove our routes if the configuration wants it; by default the kernel keeps them."""
+        if flush_routes:
+            self._observed = await self._table.read()
+            await self._table.apply(plan_routes({}, self._observed, self._id_base))
+
+    # ---- out ----
+
+    def routes(self) -> tuple[MeshRoute, ...]:
+        """As last computed."""
+        return tuple(self._routes.values())
+
+    def installed(self, prefix: Prefix) -> int:
+        """Id of the nexthop object that the kernel has this prefix on; 0 if it has none of ours."""
+        return self._observed.routes.get(prefix, 0)
+
+    def link_view(self, key: LinkKey) -> LinkView:
+        """What the mesh knows of a link of this node."""
+        return self.core.link_view(self._now_s(), key)
+
+
+def _hop(route: MeshRoute | None) -> NextHop | None:
+    return route.next_hop if route else None

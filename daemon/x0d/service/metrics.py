@@ -1,0 +1,167 @@
+"""The metrics that are read at the scrape: one pass over the views, on the event loop.
+
+The exposition's HTTP server has a thread of its own; it asks the loop for one consistent snapshot and
+renders it.  When the loop does not answer within ``SNAPSHOT_S`` the scrape fails, which is the truth.
+"""
+
+import asyncio
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from x0d import __version__, telemetry
+from x0d.mesh.model import LinkState
+from x0d.service.alerts import Alerts
+from x0d.service.healing import HealingService
+from x0d.service.mesh import MeshService
+from x0d.service.overview import InterfaceOverview, MeshOverview
+from x0d.service.views import InterfaceStatus, Link, NodeView, PacketCounter, ProbeCounter
+
+SNAPSHOT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that one scrape shows."""
+
+    node: str
+    uptime_s: float
+    interfaces: Sequence[InterfaceStatus]
+    links: Sequence[Link]
+    packets: Sequence[PacketCounter]
+    probes: Sequence[ProbeCounter]
+    nodes: int
+    routes: int
+    refused: dict[str, int]
+    incidents_open: int
+    alerts: int
+
+
+class ScrapeCollector(Collector):
+    """Yields the metric families of one snapshot."""
+
+    def __init__(  # noqa: PLR0913  the graph is built by hand, each part by its name
+        self,
+        *,
+        node: NodeView,
+        interfaces: InterfaceOverview,
+        mesh_view: MeshOverview,
+        mesh: MeshService,
+        healing: HealingService,
+        alerts: Alerts,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._node = node
+        self._interfaces = interfaces
+        self._mesh_view = mesh_view
+        self._mesh = mesh
+        self._healing = healing
+        self._alerts = alerts
+
+    def describe(self) -> list[Metric]:
+        """Nothing in advance: the registry need not scrape to learn the names."""
+        return []
+
+    async def _snapshot(self) -> Snapshot:
+        status = self._node.status()
+        return Snapshot(
+            node=status.node,
+            uptime_s=status.uptime_s,
+            interfaces=self._interfaces.interfaces(),
+            links=self._mesh_view.links(),
+            packets=self._interfaces.packet_counters(),
+            probes=self._interfaces.probe_counters(),
+            nodes=status.nodes_known,
+            routes=status.routes_installed,
+            refused=dict(self._mesh.refused),
+            incidents_open=len(self._healing.open_incidents()),
+            alerts=len(self._alerts.names()),
+        )
+
+    def collect(self) -> Iterator[Metric]:
+        """Called in the HTTP server's thread."""
+        snapshot = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(SNAPSHOT_S)
+        yield from _of_node(snapshot)
+        yield from _of_interfaces(snapshot.interfaces)
+        yield from _of_links(snapshot.links)
+        yield from _of_packets(snapshot)
+
+
+def _of_node(snapshot: Snapshot) -> Iterator[Metric]:
+    build = GaugeMetricFamily(
+        telemetry.BUILD_INFO,
+        "Version of x0d and of what it runs on; always 1.",
+        labels=["version", "python", "kernel", "node"],
+    )
+    build.add_metric([__version__, platform.python_version(), platform.release(), snapshot.node], 1)
+    yield build
+    yield GaugeMetricFamily(telemetry.UPTIME_SECONDS, "Time since the daemon started.", snapshot.uptime_s)
+    yield GaugeMetricFamily(telemetry.MESH_NODES, "Nodes known to this one, itself included.", snapshot.nodes)
+    yield GaugeMetricFamily(telemetry.MESH_ROUTES, "Routes of ours in the kernel.", snapshot.routes)
+    yield GaugeMetricFamily(telemetry.INCIDENTS_OPEN, "Incidents not ended.", snapshot.incidents_open)
+    yield GaugeMetricFamily(telemetry.ALERTS, "Alerts that hold now; x0ctl status names them.", snapshot.alerts)
+    refused = CounterMetricFamily(
+        telemetry.MESH_DATAGRAMS_REFUSED, "Mesh datagrams refused, by reason.", labels=["reason"]
+    )
+    for reason, count in sorted(snapshot.refused.items()):
+        refused.add_metric([reason], count)
+    yield refused
+
+
+def _of_interfaces(interfaces: Sequence[InterfaceStatus]) -> Iterator[Metric]:
+    attached = GaugeMetricFamily(
+        telemetry.INTERFACE_ATTACHED, "1 where our XDP program is attached, in this mode.", labels=["interface", "mode"]
+    )
+    blocked = GaugeMetricFamily(
+        telemetry.INTERFACE_BLOCKED, "1 where the kernel refused our XDP program.", labels=["interface"]
+    )
+    for status in interfaces:
+        if status.state == "attached":
+            attached.add_metric([status.name, status.mode], 1)
+        blocked.add_metric([status.name], int(status.state == "blocked"))
+    yield attached
+    yield blocked
+
+
+def _of_links(links: Sequence[Link]) -> Iterator[Metric]:
+    names = ["link", "neighbour", "interface"]
+    up = GaugeMetricFamily(telemetry.LINK_UP, "1 while the link carries traffic.", labels=names)
+    state = GaugeMetricFamily(telemetry.LINK_STATE, "1 for the state that the link is in.", labels=[*names, "state"])
+    cost = GaugeMetricFamily(telemetry.LINK_COST, "Cost that is advertised.", labels=names)
+    rtt = GaugeMetricFamily(telemetry.LINK_RTT_SECONDS, "Round trip of the probes, smoothed.", labels=names)
+    loss = GaugeMetricFamily(
+        telemetry.LINK_LOSS_RATIO, "Share of probes lost in a direction, 0 to 1.", labels=[*names, "direction"]
+    )
+    sent = CounterMetricFamily(telemetry.LINK_PROBES_SENT, "Probes sent.", labels=names)
+    replies = CounterMetricFamily(telemetry.LINK_REPLIES_RECEIVED, "Probe replies that XDP recorded.", labels=names)
+    for link in links:
+        labels = [link.link or f"{link.interface}-{link.neighbour}", link.neighbour, link.interface]
+        up.add_metric(labels, int(link.state in ("up", "degraded", "control_gone")))
+        for known in LinkState:
+            state.add_metric([*labels, known.value], int(link.state == known.value))
+        cost.add_metric(labels, link.cost)
+        rtt.add_metric(labels, link.rtt_ms / 1e3)
+        loss.add_metric([*labels, "out"], link.loss_out)
+        loss.add_metric([*labels, "in"], link.loss_in)
+        sent.add_metric(labels, link.probes_sent)
+        replies.add_metric(labels, link.replies_received)
+    yield from (up, state, cost, rtt, loss, sent, replies)
+
+
+def _of_packets(snapshot: Snapshot) -> Iterator[Metric]:
+    names = ["interface", "protocol_class", "verdict"]
+    packets = CounterMetricFamily(telemetry.DATAPLANE_PACKETS, "Packets that XDP saw.", labels=names)
+    octets = CounterMetricFamily(telemetry.DATAPLANE_BYTES, "Bytes of the frames that XDP saw.", labels=names)
+    probes = CounterMetricFamily(
+        telemetry.DATAPLANE_PROBES, "Probe packets, by what became of them.", labels=["interface", "event"]
+    )
+    for count in snapshot.packets:
+        packets.add_metric([count.interface, count.protocol_class, count.verdict], count.packets)
+        octets.add_metric([count.interface, count.protocol_class, count.verdict], count.bytes)
+    for probe in snapshot.probes:
+        probes.add_metric([probe.interface, probe.event], probe.packets)
+    yield from (packets, octets, probes)

@@ -1,0 +1,184 @@
+"""What the services know, in the form that the API and the metrics show.
+
+Read-only: builds the views of ``service/views.py`` from the services' own state.
+"""
+
+from collections.abc import Callable, Sequence
+
+from x0d.errors import errno_name
+from x0d.mapek.model import Incident
+from x0d.mesh.model import AdjacencyState, LinkKey, LinkState, LinkStateRecord
+from x0d.ports import Clock, DataPlane
+from x0d.service import views
+from x0d.service.healing import HealingService
+from x0d.service.interfaces import InterfaceService
+from x0d.service.link import LinkUnit
+from x0d.service.links import LinkService
+from x0d.service.mesh import MeshService
+
+WORKING = (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE)
+
+
+class InterfaceOverview:
+    """Interfaces and their counters; satisfies ``DataplaneView``."""
+
+    def __init__(self, interfaces: InterfaceService, plane: DataPlane) -> None:
+        self._interfaces = interfaces
+        self._plane = plane
+
+    def interfaces(self) -> tuple[views.InterfaceStatus, ...]:
+        """How each configured interface stands."""
+        return tuple(
+            views.InterfaceStatus(
+                name=status.name,
+                ifindex=status.interface.ifindex if status.interface else 0,
+                state=status.state,
+                mode=status.attachment.mode if status.attachment else "",
+                adopted=status.attachment.adopted if status.attachment else False,
+                refused_modes=tuple(
+                    views.RefusedMode(refused.mode, refused.errno, errno_name(refused.errno))
+                    for refused in (status.attachment.refused if status.attachment else ())
+                ),
+                blocked_reason=status.reason,
+                frags=status.attachment.frags if status.attachment else False,
+            )
+            for status in self._interfaces.statuses()
+        )
+
+    def _name(self, ifindex: int) -> str:
+        return self._interfaces.name_of(ifindex) or f"#{ifindex}"
+
+    def packet_counters(self) -> Sequence[views.PacketCounter]:
+        """Packets by interface, class and verdict."""
+        return [
+            views.PacketCounter(
+                self._name(count.ifindex), count.protocol_class, count.verdict, count.packets, count.bytes
+            )
+            for count in self._plane.packet_counters()
+            if count.packets
+        ]
+
+    def probe_counters(self) -> Sequence[views.ProbeCounter]:
+        """Probes by interface and what became of them."""
+        return [
+            views.ProbeCounter(self._name(count.ifindex), count.event, count.packets)
+            for count in self._plane.probe_counters()
+            if count.packets
+        ]
+
+
+class MeshOverview:
+    """Links, nodes and routes; satisfies ``MeshView``."""
+
+    def __init__(self, links: LinkService, mesh: MeshService, clock: Clock) -> None:
+        self._links = links
+        self._mesh = mesh
+        self._clock = clock
+
+    def links(self) -> Sequence[views.Link]:
+        """This node's links, in the configuration's order."""
+        return [self._link(unit) for unit in self._links.units]
+
+    def _link(self, unit: LinkUnit) -> views.Link:
+        key, binding = unit.key, unit.binding
+        view = self._mesh.link_view(key) if key else None
+        since_ns = unit.state_since_ns or self._clock.monotonic_ns()
+        return views.Link(
+            link=str(key) if key else "",
+            neighbour=unit.entry.node,
+            interface=unit.entry.interface,
+            local_address=str(binding.port.local_address) if binding else "",
+            neighbour_address=str(unit.entry.address),
+            state=unit.state.value,
+            state_reason=unit.reason,
+            cost_configured=unit.entry.cost,
+            cost=view.cost if view else unit.entry.cost,
+            rtt_ms=unit.quality.rtt_ns / 1e6,
+            loss_out=1.0 if unit.state is LinkState.DOWN else unit.quality.loss_out,
+            loss_in=1.0 if unit.state is LinkState.DOWN else unit.quality.loss_in,
+            probes_sent=unit.sequence,
+            replies_received=unit.record.replies_received,
+            generation=view.generation if view else unit.generation,
+            state_for_s=(self._clock.monotonic_ns() - since_ns) / 1e9,
+        )
+
+    def links_up(self) -> int:
+        """Links that carry traffic."""
+        return sum(unit.state in WORKING for unit in self._links.units)
+
+    def nodes(self) -> Sequence[views.Node]:
+        """All known nodes, by name."""
+        isolated = self._mesh.core.isolated()
+        records = self._mesh.core.records()
+        gone = {
+            adjacency.neighbour
+            for known in records.values()
+            for adjacency in known.record.adjacencies
+            if adjacency.state in (AdjacencyState.CONTROL_GONE, AdjacencyState.TRANSIT_LAST)
+        }
+        now_s = self._clock.monotonic_ns() / 1e9
+        return [
+            self._node(known.record, known.age_s(now_s), reachable=name not in isolated, control_gone=name in gone)
+            for name, known in sorted(records.items())
+        ]
+
+    def _node(self, record: LinkStateRecord, age_s: float, *, reachable: bool, control_gone: bool) -> views.Node:
+        return views.Node(
+            node=record.origin,
+            prefixes=tuple(str(prefix) for prefix in record.prefixes),
+            incarnation=record.incarnation,
+            sequence=record.sequence,
+            no_transit=record.no_transit,
+            control_gone=control_gone,
+            reachable=reachable,
+            age_s=age_s,
+            adjacencies=tuple(
+                views.Adjacency(
+                    link=str(
+                        LinkKey.between(
+                            record.origin, adjacency.local_address, adjacency.neighbour, adjacency.neighbour_address
+                        )
+                    ),
+                    neighbour=adjacency.neighbour,
+                    cost=adjacency.cost,
+                    state=adjacency.state.name.lower(),
+                    generation=adjacency.generation,
+                )
+                for adjacency in record.adjacencies
+            ),
+        )
+
+    def routes(self) -> Sequence[views.Route]:
+        """Computed routes, by prefix."""
+        return [
+            views.Route(
+                prefix=str(route.prefix),
+                node=route.node,
+                next_hop=route.next_hop.neighbour,
+                gateway=str(route.next_hop.gateway),
+                interface=route.next_hop.interface,
+                metric=route.metric,
+                nexthop_id=self._mesh.installed(route.prefix),
+                installed=self._mesh.installed(route.prefix) != 0,
+            )
+            for route in sorted(self._mesh.routes(), key=lambda route: (route.prefix.version, route.prefix))
+        ]
+
+
+class IncidentOverview:
+    """Incidents; satisfies ``IncidentView``."""
+
+    def __init__(self, healing: HealingService) -> None:
+        self._healing = healing
+
+    async def list(self, limit: int, *, open_only: bool) -> Sequence[Incident]:
+        """Newest first."""
+        return await self._healing.list(limit, open_only=open_only)
+
+    async def load(self, incident_id: str) -> Incident | None:
+        """One incident, whole."""
+        return await self._healing.load(incident_id)
+
+    def subscribe(self, on_change: Callable[[Incident], None]) -> Callable[[], None]:
+        """Call ``on_change`` with each incident whenever it changes."""
+        return self._healing.watch(on_change)
