@@ -173,9 +173,7 @@ class KernelRouteTable:
                 refused[index] = KernelRefused(str(change), errno.EEXIST, detail)
         return refused
 
-    def _perform(
-        self, changes: Sequence[tuple[int, RouteChange]], ours: frozenset[Prefix]
-    ) -> dict[int, KernelRefused]:
+    def _perform(self, changes: Sequence[tuple[int, RouteChange]], ours: frozenset[Prefix]) -> dict[int, KernelRefused]:
         """Send the changes and return the refusals by index; ``ours``: prefixes whose route may be replaced."""
         held = set(ours)
         operations = []
