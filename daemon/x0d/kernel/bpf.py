@@ -52,10 +52,8 @@ class LinkInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class TestRun:
+class PacketRun:
     """What a program did with a packet."""
-
-    __test__ = False  # pytest takes the name for a test class
 
     verdict: int
     packet: bytes
@@ -248,7 +246,7 @@ def _object_info(fd: int, size: int) -> bytes:
     return info.raw
 
 
-def test_run(program_fd: int, packet: bytes, *, ifindex: int = 0, repeat: int = 1) -> TestRun:
+def run_on_packet(program_fd: int, packet: bytes, *, ifindex: int = 0, repeat: int = 1) -> PacketRun:
     """Run an XDP program on a packet (14 bytes and more).
 
     With ``repeat`` above 1 the packet that the program has changed is its next input.  ``ifindex``
@@ -274,7 +272,7 @@ def test_run(program_fd: int, packet: bytes, *, ifindex: int = 0, repeat: int = 
     _result, answer = _call(_PROG_TEST_RUN, attributes, "test-run a program")
     verdict, _size_in, size_out = struct.unpack_from("=III", answer, 4)
     duration_ns: int = struct.unpack_from("=I", answer, 36)[0]
-    return TestRun(verdict, changed.raw[:size_out], duration_ns)
+    return PacketRun(verdict, changed.raw[:size_out], duration_ns)
 
 
 def load_instructions(program: ProgramType, instructions: bytes) -> int:

@@ -57,8 +57,8 @@ PROBE_EVENT_KEY = struct.Struct("=II")
 COUNT = struct.Struct("=Q")
 LOCAL = struct.Struct("=I")
 
-assert (48, 24, 24, 120, 16) == (PROBE.size, CONFIG.size, LINK_KEY.size, LINK.size, BUCKET.size)
-assert (8, 16, 8) == (COUNTER_KEY.size, COUNTER.size, PROBE_EVENT_KEY.size)
+assert (PROBE.size, CONFIG.size, LINK_KEY.size, LINK.size, BUCKET.size) == (48, 24, 24, 120, 16)
+assert (COUNTER_KEY.size, COUNTER.size, PROBE_EVENT_KEY.size) == (8, 16, 8)
 
 
 @dataclass(frozen=True, slots=True)
