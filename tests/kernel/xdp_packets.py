@@ -61,7 +61,8 @@ def decode(frame: bytes) -> Packet:
         assert header[0] == 0x45
         assert struct.unpack_from("!H", header, 2)[0] == len(frame) - 14
         assert internet_checksum(header) == 0
-        source, destination = IPv4Address(header[12:16]), IPv4Address(header[16:20])
+        source: Address = IPv4Address(header[12:16])
+        destination: Address = IPv4Address(header[16:20])
         hop_limit, udp = header[8], frame[34:]
     else:
         assert kind == ETHERNET_IPV6
@@ -84,7 +85,7 @@ def pseudo_header(source: Address, destination: Address, length: int) -> bytes:
 def internet_checksum(content: bytes) -> int:
     """RFC 1071, the plain way: 0 over content that holds its own right checksum."""
     padded = content + b"\0" * (len(content) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

@@ -2,7 +2,6 @@
 
 import asyncio
 import ctypes
-import os
 import socket
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
@@ -94,4 +93,4 @@ def new_world(directory: Path) -> Iterator[World]:
         if world is not None:
             world.close()
         subprocess.run(["umount", "-l", bpffs], check=True)
-        os.rmdir(bpffs)
+        bpffs.rmdir()
