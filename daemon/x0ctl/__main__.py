@@ -3,7 +3,6 @@
 Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable, 4 not permitted, 130 Ctrl-C.
 """
 
-import os
 import sys
 from typing import Final
 
@@ -27,10 +26,6 @@ def main(arguments: list[str] | None = None) -> int:
     except Failure as error:
         click.echo(f"x0ctl: {error}", err=True)
         return error.exit_code
-    except BrokenPipeError:
-        # Whoever read our output has enough; keep the interpreter from complaining at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     return result if isinstance(result, int) else 0
 
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import Final
 
 import click
-from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import Message
 
 PIPED_WIDTH: Final = 4096
@@ -18,6 +17,8 @@ PIPED_WIDTH: Final = 4096
 
 def print_json(message: Message, *, one_line: bool = False) -> None:
     """Print with the proto's own field names and with default values."""
+    from google.protobuf.json_format import MessageToJson  # noqa: PLC0415 - start-up time
+
     indent = None if one_line else 2
     text = MessageToJson(
         message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=indent

@@ -35,8 +35,8 @@ STREAMS_MAX: Final = 64
 """Streaming calls at a time, of all clients; the next is refused as RESOURCE_EXHAUSTED."""
 STREAMS_ADMIN_RESERVED: Final = 8
 """Of these, kept for admins."""
-DETAILS_BYTES_MAX: Final = 3_500
-"""Of an error's text; more might not fit a client's limit for headers."""
+DETAILS_BYTES_MAX: Final = 7_000
+"""Of an error's text as gRPC encodes it; clients take 8 KiB of headers."""
 
 if TYPE_CHECKING:
     _Context = aio.ServicerContext[Any, Any]
@@ -58,11 +58,20 @@ def status_of(error: X0dError) -> StatusCode:
     return next(status for kind, status in _STATUS if isinstance(error, kind))
 
 
+def fitting(details: str) -> str:
+    """Cut a text to what fits a header, where all but printable ASCII is percent-encoded."""
+    room = DETAILS_BYTES_MAX
+    for index, character in enumerate(details):
+        plain = character.isascii() and character.isprintable() and character != "%"
+        room -= 1 if plain else 3 * len(character.encode(errors="replace"))
+        if room < 0:
+            return details[:index] + " ... (cut)"
+    return details
+
+
 async def refuse(context: "_Context", status: StatusCode, reason: str, details: str) -> NoReturn:
     """End the call with a status of ours; ``reason`` is a word for programs, ``details`` a sentence for people."""
-    encoded = details.encode()
-    if len(encoded) > DETAILS_BYTES_MAX:
-        details = encoded[:DETAILS_BYTES_MAX].decode(errors="ignore") + " ... (cut)"
+    details = fitting(details)
     await context.abort(status, details, (("x0d-reason", reason),))
     raise AssertionError  # abort raises
 

@@ -1,0 +1,194 @@
+"""The public socket: who calls, limits, half-close, stale paths, and hostile clients."""
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+from pathlib import Path
+
+import pytest
+
+from fakes.control import Lab, run, running, until
+from x0d.errors import AddressUnavailable
+from x0d.transport import front
+from x0d.transport.grpc_server import ControlServer
+from x0d.v1 import node_pb2, node_pb2_grpc
+
+
+async def answers(lab: Lab) -> str:
+    """Name of the node, asked over a new connection."""
+    async with lab.channel() as channel:
+        reply = await node_pb2_grpc.NodeServiceStub(channel).GetStatus(node_pb2.GetStatusRequest(), timeout=5)
+    return str(reply.node)
+
+
+def names(lab: Lab) -> list[str]:
+    """Names of relayed connections that exist now."""
+    return sorted(entry.name for entry in lab.private.iterdir() if entry.name != "grpc.sock")
+
+
+def test_name_lives_as_long_as_the_connection() -> None:
+    """A connection's name says its uid, and is gone when the connection is."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            async with lab.channel() as channel:
+                await node_pb2_grpc.NodeServiceStub(channel).GetStatus(node_pb2.GetStatusRequest())
+                assert [f"u{os.geteuid()}-1"] == names(lab)
+            await until(lambda: lab.server.connections == 0)
+            assert [] == names(lab)
+
+    run(scene())
+
+
+def test_modes() -> None:
+    """Anyone may connect to the public socket; only the daemon's uid may enter the private directory."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            assert 0o666 == (lab.runtime_dir / "x0d.sock").stat().st_mode & 0o777
+            assert 0o700 == lab.private.stat().st_mode & 0o777
+
+    run(scene())
+
+
+def test_stop_leaves_nothing() -> None:
+    """After a stop neither socket nor name is left."""
+
+    async def scene() -> None:
+        async with running() as lab, lab.channel() as channel:
+            await node_pb2_grpc.NodeServiceStub(channel).GetStatus(node_pb2.GetStatusRequest())
+            await lab.server.stop(0.0)
+            assert ["private"] == [entry.name for entry in lab.runtime_dir.rglob("*")]
+
+    run(scene())
+
+
+def test_stale_socket_is_replaced() -> None:
+    """A socket that nobody listens on is removed, with the names of the earlier life."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            await lab.server.stop(0.0)
+            for path in (lab.runtime_dir / "x0d.sock", lab.private / "grpc.sock", lab.private / "u0-7"):
+                with socket.socket(socket.AF_UNIX) as left:
+                    left.bind(str(path))
+            again = ControlServer(lab.runtime_dir)
+            await again.start()
+            assert [] == names(lab)
+            await again.stop(0.0)
+
+    run(scene())
+
+
+def test_live_socket_is_not_stolen() -> None:
+    """A second server is refused, and the first goes on answering."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            with pytest.raises(AddressUnavailable, match="another process answers"):
+                await ControlServer(lab.runtime_dir).start()
+            assert "n1" == await answers(lab)
+
+    run(scene())
+
+
+def test_file_in_the_way(tmp_path: Path) -> None:
+    """A file that is no socket is never removed."""
+    path = tmp_path / "x0d.sock"
+    path.write_text("mine")
+    with pytest.raises(AddressUnavailable, match="not a socket"):
+        front.clear_stale(path)
+    assert "mine" == path.read_text()
+
+
+def test_long_path() -> None:
+    """A runtime directory too long for a socket is refused in words."""
+    with pytest.raises(AddressUnavailable, match=r"at most 107 bytes.*node\.runtime_dir"):
+        run(ControlServer(Path("/tmp") / ("d" * 100)).start())  # noqa: S108 - refused before it is made
+
+
+def test_missing_directory(tmp_path: Path) -> None:
+    """A runtime directory that does not exist is refused in words."""
+    with pytest.raises(AddressUnavailable, match="No such file"):
+        run(ControlServer(tmp_path / "no").start())
+
+
+def test_garbage_ends_its_connection_only(seed: int) -> None:
+    """Random bytes end the connection they came on; others are answered."""
+
+    async def scene() -> None:
+        chance = random.Random(seed)
+        async with running() as lab:
+            for size in (1, 24, 100, 5_000, 200_000):
+                reader, writer = await asyncio.open_unix_connection(str(lab.runtime_dir / "x0d.sock"))
+                with contextlib.suppress(OSError):
+                    writer.write(chance.randbytes(size))
+                    writer.write_eof()
+                    await reader.read()
+                writer.close()
+            assert "n1" == await answers(lab)
+            await until(lambda: lab.server.connections == 0)
+
+    run(scene())
+
+
+def test_half_close_ends_both_sides() -> None:
+    """A client that shuts its sending side down is released, though it never closes."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            reader, writer = await asyncio.open_unix_connection(str(lab.runtime_dir / "x0d.sock"))
+            await until(lambda: lab.server.connections == 1)
+            writer.write_eof()
+            await reader.read()
+            await until(lambda: lab.server.connections == 0)
+            writer.close()
+
+    run(scene())
+
+
+def test_connection_limit() -> None:
+    """Connections beyond the limit are closed at once and counted; room is made when others leave."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            path = str(lab.runtime_dir / "x0d.sock")
+            held = [await asyncio.open_unix_connection(path) for _ in range(front.CONNECTIONS_MAX)]
+            await until(lambda: lab.server.connections == front.CONNECTIONS_MAX)
+            reader, writer = await asyncio.open_unix_connection(path)
+            assert b"" == await reader.read()
+            writer.close()
+            assert 1 == lab.server.connections_refused
+            for _, other in held:
+                other.close()
+            await until(lambda: lab.server.connections == 0)
+            assert "n1" == await answers(lab)
+
+    run(scene())
+
+
+def test_relay_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that reads nothing stops the sender, and is dropped once it was stuck too long."""
+    monkeypatch.setattr(front, "STUCK_S_MAX", 0.2)
+
+    async def scene() -> int:
+        sent = 0
+        client, client_end = socket.socketpair()
+        grpc_end, backend = socket.socketpair()
+        for end in (client, client_end, grpc_end, backend):
+            end.setblocking(False)
+        relay = asyncio.create_task(front._relay(client_end, backend))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                while True:
+                    await asyncio.get_running_loop().sock_sendall(grpc_end, bytes(65_536))
+                    sent += 65_536
+        with pytest.raises(TimeoutError):
+            await relay
+        for end in (client, client_end, grpc_end, backend):
+            end.close()
+        return sent
+
+    assert run(scene()) < 2 << 20

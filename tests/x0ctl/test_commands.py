@@ -1,0 +1,291 @@
+"""x0ctl as a process against a real server: what it prints and how it exits."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from fakes.control import STRANGER_GID, Lab, run, running, until, x0ctl
+from fakes.views import incident
+from x0d.errors import ConfigInvalid, ConfigProblem, StorageFailed
+
+DAEMON = Path(__file__).parents[2] / "daemon"
+
+COMMANDS = (
+    ("status",),
+    ("link", "list"),
+    ("mesh", "nodes"),
+    ("mesh", "routes"),
+    ("incident", "list"),
+    ("incident", "show", "n1-n2.5c1e:3"),
+    ("ebpf", "stats"),
+    ("reload",),
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_table_and_json(command: tuple[str, ...]) -> None:
+    """Each command prints lines for people and, with -o json, an object; both exit 0."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            table, as_json = await asyncio.gather(x0ctl(lab, *command), x0ctl(lab, "-o", "json", *command))
+            assert (0, "") == (table.code, table.err)
+            assert (0, "") == (as_json.code, as_json.err)
+            assert table.out.strip()
+            assert isinstance(json.loads(as_json.out), dict)
+
+    run(scene())
+
+
+def test_json_is_the_protos_mapping() -> None:
+    """JSON has the proto's own field names and default values."""
+
+    async def scene() -> dict[str, object]:
+        async with running() as lab:
+            reply: dict[str, object] = json.loads((await x0ctl(lab, "-o", "json", "status")).out)
+            return reply
+
+    reply = run(scene())
+    assert "1700000000000" == reply["started_at_unix_ms"]
+    assert "" == reply["starting_step"]
+    assert ["knowledge store cannot be written"] == reply["alerts"]
+
+
+def test_piped_tables_cut_nothing() -> None:
+    """A piped table holds every id and explanation whole, in one line."""
+    long = incident(9, padding=" and" * 300)
+
+    async def scene() -> str:
+        async with running() as lab:
+            lab.incidents.publish(long)
+            return (await x0ctl(lab, "incident", "list")).out
+
+    line = next(line for line in run(scene()).splitlines() if line.startswith("n1-n2.5c1e:9 "))
+    assert line.rstrip().endswith(long.explanation)
+
+
+def test_timeline() -> None:
+    """Incident show tells the steps with ms since the fault, evidence, actions and packets lost."""
+
+    async def scene() -> list[str]:
+        async with running() as lab:
+            out = (await x0ctl(lab, "incident", "show", "n1-n2.5c1e:3")).out
+            return [" ".join(line.split()) for line in out.splitlines()]
+
+    lines = run(scene())
+    expected = [
+        "packets lost 42",
+        "151.5 detect took 151.5 ms 3 probes",
+        "153.0 act took 1.2 ms 1 nexthop change",
+        "what nexthop 1 via fe80::3",
+    ]
+    assert expected == [line for line in lines if line in expected]
+    assert any("probes_unanswered: last reply 152 ms ago" in line for line in lines)
+
+
+def test_control_characters_stay_out_of_the_terminal() -> None:
+    """What another node says cannot steer the terminal."""
+
+    async def scene() -> str:
+        async with running() as lab:
+            lab.incidents.publish(incident(9, padding="\x1b[2Jgone\r"))
+            return (await x0ctl(lab, "incident", "list")).out + (
+                await x0ctl(lab, "incident", "show", "n1-n2.5c1e:9")
+            ).out
+
+    out = run(scene())
+    assert "\x1b" not in out
+    assert "?[2Jgone?" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("incident", "show", "n9-n8.0000:1"), 1, "x0ctl incident list"),
+        (("--endpoint", "dns:///host:9470", "status"), 1, "needs identity; not available in this version"),
+        (("--endpoint", "host", "status"), 2, "not an endpoint"),
+        (("bogus",), 2, "No such command"),
+        (("incident", "list", "--limit", "0"), 2, "limit"),
+        (("-o", "yaml", "status"), 2, "yaml"),
+        (("--endpoint", "unix:///nonexistent/x0d.sock", "status"), 3, "systemctl status x0d"),
+    ],
+    ids=["unknown id", "dns", "bad endpoint", "bad command", "bad limit", "bad output", "unreachable"],
+)
+def test_exit_codes(arguments: tuple[str, ...], code: int, said: str) -> None:
+    """Each way to fail has its exit code, and says on stderr what to do next."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            finished = await x0ctl(lab, *arguments)
+            assert (code, "") == (finished.code, finished.out), finished
+            assert said in finished.err
+
+    run(scene())
+
+
+def test_stale_socket_is_unreachable() -> None:
+    """A socket nobody listens on is unreachable."""
+    with tempfile.TemporaryDirectory(prefix="x0dt-") as directory:
+        path = f"{directory}/x0d.sock"
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(path)
+        finished = run(x0ctl(f"unix://{path}", "status"))
+    assert 3 == finished.code
+    assert "refused" in finished.err
+
+
+def test_silent_server_is_unreachable() -> None:
+    """A server that never answers is given up after --timeout."""
+    with tempfile.TemporaryDirectory(prefix="x0dt-") as directory, socket.socket(socket.AF_UNIX) as silent:
+        path = f"{directory}/x0d.sock"
+        silent.bind(path)
+        silent.listen()
+        finished = run(x0ctl(f"unix://{path}", "--timeout", "0.5", "status"))
+    assert 3 == finished.code, finished
+    assert "0.5 s" in finished.err
+
+
+def test_starting_is_refused_as_retryable() -> None:
+    """While x0d starts, the operator is told the step and to try again."""
+
+    async def scene() -> None:
+        async with running(ready=False) as lab:
+            lab.server.set_starting("load the data plane")
+            finished = await x0ctl(lab, "link", "list")
+            assert 1 == finished.code
+            assert "starting: load the data plane" in finished.err
+            assert "try again" in finished.err
+            assert 0 == (await x0ctl(lab, "status")).code
+
+    run(scene())
+
+
+def test_invalid_configuration() -> None:
+    """A reload of a bad file prints each error and that nothing was changed."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            lab.node.fails = ConfigInvalid("x.toml", (ConfigProblem("mesh.up", "no"), ConfigProblem("log.level", "no")))
+            finished = await x0ctl(lab, "reload")
+            assert 1 == finished.code
+            assert "x.toml: mesh.up: no\nx.toml: log.level: no" in finished.err
+            assert "nothing was changed" in finished.err
+
+    run(scene())
+
+
+def test_failed_storage_is_not_unreachable() -> None:
+    """A daemon that answers that its disk is full was reached: exit 1."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            lab.incidents.fails = StorageFailed("knowledge.db: disk full")
+            finished = await x0ctl(lab, "incident", "list")
+            assert 1 == finished.code
+            assert "disk full" in finished.err
+
+    run(scene())
+
+
+@pytest.mark.kernel
+def test_stranger() -> None:
+    """A stranger is told to be root or join the group: exit 4."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            finished = await x0ctl(lab, "status", gid=STRANGER_GID)
+            assert 4 == finished.code
+            assert "run as root, or for reading join group x0d" in finished.err
+
+    run(scene())
+
+
+async def start_watch(lab: Lab, *options: str) -> asyncio.subprocess.Process:
+    """Start ``watch incidents`` and wait until the server has it."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "x0ctl", *options, "watch", "incidents"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "X0CTL_ENDPOINT": lab.endpoint, "PYTHONPATH": str(DAEMON)},
+    )
+    await until(lambda: lab.incidents.subscribers)
+    return process
+
+
+def test_watch_until_ctrl_c() -> None:
+    """A watch prints one object a line as it happens, and ends with 130 and no complaint on Ctrl-C."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            process = await start_watch(lab, "-o", "json")
+            assert process.stdout is not None
+            first = json.loads(await process.stdout.readline())
+            lab.incidents.publish(incident(5))
+            second = json.loads(await process.stdout.readline())
+            assert ["n1-n2.5c1e:4", "n1-n2.5c1e:5"] == [first["incident"]["id"], second["incident"]["id"]]
+            process.send_signal(signal.SIGINT)
+            out, err = await process.communicate()
+            assert (130, b"", b"\n") == (process.returncode, out, err)
+            await until(lambda: not lab.incidents.subscribers)
+
+    run(scene())
+
+
+def test_watch_of_a_daemon_that_stops() -> None:
+    """A watch ends as unreachable when the daemon stops."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            process = await start_watch(lab)
+            await lab.server.stop(0.0)
+            _, err = await process.communicate()
+            assert 3 == process.returncode
+            assert b"systemctl status x0d" in err
+
+    run(scene())
+
+
+def test_doctor_of_the_daemon() -> None:
+    """Doctor prints the daemon's checks and exits 1 when one failed."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            finished = await x0ctl(lab, "doctor")
+            assert 1 == finished.code
+            assert "The running x0d: kernel 6.18.0, uid 0, cap_bpf" in finished.out
+
+    run(scene())
+
+
+@pytest.mark.parametrize(("ends", "code"), [(0, 0), (70, 1)])
+def test_doctor_without_daemon(tmp_path: Path, ends: int, code: int) -> None:
+    """Without a daemon, the x0d next to x0ctl is asked, and it is said for whom the answer holds."""
+    program = tmp_path / "x0d"
+    program.write_text(f'#!/bin/sh\necho "asked $*"\nexit {ends}\n')
+    program.chmod(0o755)
+    client = tmp_path / "x0ctl"
+    client.write_text("import sys\nfrom x0ctl.__main__ import main\nsys.exit(main())\n")
+    command = [sys.executable, str(client), "--endpoint", "unix:///nonexistent/x0d.sock", "-o", "json", "doctor"]
+    environment = {**os.environ, "PYTHONPATH": str(DAEMON)}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (code, "asked --doctor -o json\n") == (finished.returncode, finished.stdout)
+    assert f"uid {os.geteuid()}" in finished.stderr
+
+
+def test_help_is_quick() -> None:
+    """--help and usage errors import neither gRPC nor rich."""
+    code = (
+        "import sys; from x0ctl.__main__ import main; main(['--help']); main(['bogus']);"
+        "sys.exit(bool({'grpc', 'rich', 'google.protobuf'} & set(sys.modules)))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(DAEMON)}
+    finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)
+    assert 0 == finished.returncode, finished.stderr
