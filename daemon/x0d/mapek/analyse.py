@@ -29,6 +29,13 @@ CAUSE_SEEN = {
 }
 """What a state means before the topology is asked; ``up`` is no sign of anything."""
 
+STATE_IN_WORDS = {
+    AdjacencyState.UP: "up",
+    AdjacencyState.DOWN: "down",
+    AdjacencyState.DEGRADED: "degraded",
+    AdjacencyState.CONTROL_GONE: "up with a silent daemon at its other end",
+    AdjacencyState.TRANSIT_LAST: "up with a silent daemon at its other end",
+}
 KIND_IN_WORDS = {
     "probes_unanswered": "probes over {link} are unanswered while its carrier is up",
     "carrier_lost": "the carrier of {link} is lost",
@@ -81,12 +88,20 @@ def sign_of_report(report: PeerReport) -> Sign | None:
     """Make a sign of another node's link state; None when it calls the link up."""
     if report.state not in CAUSE_SEEN:
         return None
-    state = report.state.name.lower()
-    return Sign(report.link, report.state, "peer_reported", f"{report.reporter} reports {state}", report.reporter)
+    return Sign(report.link, report.state, "peer_reported", reported(report), report.reporter)
 
 
-def diagnose(sign: Sign, topology: Topology) -> Diagnosis:
-    """Name the cause and say how it was told apart from its neighbours in kind."""
+def reported(report: PeerReport) -> str:
+    """Say what a peer reported, as evidence."""
+    return f"{report.reporter} reports the link {STATE_IN_WORDS[report.state]}"
+
+
+def diagnose(sign: Sign, topology: Topology, *, is_cut_off: bool = False) -> Diagnosis:
+    """Name the cause and say how it was told apart from its neighbours in kind.
+
+    ``is_cut_off``: no path of this node leads any more to something behind the link, so what the nodes
+    there see of each other cannot reach it.
+    """
     cause = CAUSE_SEEN.get(sign.state, Cause.LINK_DEAD)
     if cause is Cause.LINK_DEGRADED:
         return Diagnosis(cause, _degraded(sign))
@@ -95,7 +110,7 @@ def diagnose(sign: Sign, topology: Topology) -> Diagnosis:
     gone = gone_node(sign, topology)
     if gone is not None:
         return Diagnosis(Cause.NODE_GONE, _node_gone(sign, gone, topology))
-    return Diagnosis(cause, _link_dead(sign, topology))
+    return Diagnosis(cause, _link_dead(sign, topology, is_cut_off=is_cut_off))
 
 
 def gone_node(sign: Sign, topology: Topology) -> str | None:
@@ -116,22 +131,27 @@ def _seen(sign: Sign) -> str:
     other = other_end(sign.link, sign.seen_by)
     words = KIND_IN_WORDS.get(sign.kind)
     if words is None:
-        return f"{sign.detail} of {sign.link}" if sign.detail else f"{sign.link} is reported not usable"
+        return f"{sign.seen_by} reports {sign.link} {STATE_IN_WORDS[sign.state]}"
     text = f"{sign.seen_by} sees that {words.format(link=sign.link, other=other)}"
     return f"{text} ({sign.detail})" if sign.detail else text
 
 
 def _down_at(node: str, sign: Sign, topology: Topology) -> list[str]:
     """Links of a node, other than the sign's, that are called down."""
-    return sorted(
-        str(link) for link in topology.down if node in (link.node_a, link.node_b) and link != sign.link
-    )
+    return sorted(str(link) for link in topology.down if node in (link.node_a, link.node_b) and link != sign.link)
 
 
-def _link_dead(sign: Sign, topology: Topology) -> str:
+def _link_dead(sign: Sign, topology: Topology, *, is_cut_off: bool) -> str:
     if topology.node in topology.isolated and topology.node in (sign.link.node_a, sign.link.node_b):
         return f"{_seen(sign)}; no usable link of {topology.node} is left, so it is this node that is cut off."
     other = other_end(sign.link, sign.seen_by)
+    if other == topology.node:
+        return f"{_seen(sign)}; the report came another way, so both nodes live and the link died."
+    if is_cut_off:
+        return (
+            f"{_seen(sign)}; {topology.node} has no path left to some of what lies behind it, so no word from there "
+            f"can tell whether {other} died or only the link."
+        )
     if other in topology.isolated:
         return f"{_seen(sign)}; no usable link leads to either end, so a dead node cannot be told from a dead link."
     down = _down_at(other, sign, topology)

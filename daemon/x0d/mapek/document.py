@@ -91,13 +91,13 @@ def _mapping(value: object, where: str, names: frozenset[str]) -> Mapping[str, o
     return value
 
 
-def _value(fields: Mapping[str, object], name: str, kind: type[T]) -> T:
+def _value(fields: Mapping[str, object], name: str, kind: type[T], where: str = "") -> T:
     """Take a field of exactly this type; JSON's ``true`` is no number, and a whole float may be an int."""
     value = fields[name]
     if kind is float and type(value) is int:
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise InvalidInput(f"{name}: expected {kind.__name__}, found {type(value).__name__}")
+        raise InvalidInput(f"{where}{name}: expected {kind.__name__}, found {type(value).__name__}")
     return value
 
 
@@ -109,12 +109,9 @@ def _member(fields: Mapping[str, object], name: str, kind: type[E]) -> E:
         raise InvalidInput(f"{name}: {text!r} is none of {', '.join(str(m.value) for m in kind)}") from error
 
 
-def _items(
-    fields: Mapping[str, object], name: str, kinds: Mapping[str, type], make: Callable[..., T]
-) -> tuple[T, ...]:
-    items = _value(fields, name, list)
-    names = frozenset(kinds)
-    return tuple(
-        make(**{key: _value(_mapping(item, f"{name}[{index}]", names), key, kind) for key, kind in kinds.items()})
-        for index, item in enumerate(items)
-    )
+def _items(fields: Mapping[str, object], name: str, kinds: Mapping[str, type], make: Callable[..., T]) -> tuple[T, ...]:
+    names, made = frozenset(kinds), []
+    for index, item in enumerate(_value(fields, name, list)):
+        values = _mapping(item, f"{name}[{index}]", names)
+        made.append(make(**{key: _value(values, key, kind, f"{name}[{index}].") for key, kind in kinds.items()}))
+    return tuple(made)

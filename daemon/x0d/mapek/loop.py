@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from x0d.mapek import incident as life
 from x0d.mapek import treatment
-from x0d.mapek.analyse import Sign, Topology, diagnose, gravest, sign_of_report, sign_of_symptom
+from x0d.mapek.analyse import Sign, Topology, diagnose, gravest, reported, sign_of_report, sign_of_symptom
 from x0d.mapek.case import Case, CaseBook, ReportBook, Stage
 from x0d.mapek.events import (
     ActionEnded,
@@ -107,7 +107,8 @@ class Loop:
         moment = Moment(now_ns, unix_ms)
         for case in self._cases.open():
             if case.is_resumed:
-                self._resume(case, moment)
+                link = next((link for link in self._costs if str(link) == case.incident.id.link), None)
+                treatment.resume(case, self._journal, moment, link, self._wait_ns)
             if case.held_until_ns is not None and now_ns >= case.held_until_ns:
                 self._journal.release(case)
             if case.deadline_ns is not None and now_ns >= case.deadline_ns:
@@ -200,8 +201,7 @@ class Loop:
         for case in others:
             cut = event.unreachable if case.unreachable is None else case.unreachable & frozenset(event.unreachable)
             if event.outcome.done and not cut and (case.unreachable is None or case.unreachable):
-                detail = "every prefix it had cut off is reached again"
-                treatment.close(case, self._journal, moment, Trigger.REACHABLE, detail)
+                treatment.close(case, self._journal, moment, Trigger.REACHABLE, treatment.REACHED_AGAIN)
 
     def _missing(self, event: RoutesMoved, ids: set[IncidentId]) -> frozenset[Prefix]:
         """Prefixes that are cut off and not by an incident that is open beside these."""
@@ -217,9 +217,10 @@ class Loop:
                 treatment.record_reroute(case, self._journal, moment, event)
             return
         if case.is_end and not life.has_step(case.incident, "detect"):
-            self._write_detect(case, case.sign.detail if case.sign else "before this start of the daemon")
+            self._write_detect(case, case.sign.detail if case.sign else "by an earlier start")
         treatment.write_reroute_steps(case, self._journal, event)
         treatment.record_reroute(case, self._journal, moment, event)
+        case.unreachable = missing or case.unreachable
         self._explain(case, moment)
         treatment.finish_reroute(case, self._journal, moment, event, missing, self._wait_ns)
 
@@ -264,21 +265,6 @@ class Loop:
         else:
             treatment.expire(case, self._journal, moment)
 
-    def _resume(self, case: Case, moment: Moment) -> None:
-        """Take up an incident of an earlier life: verify a dead link's reroute, end what is judged anew."""
-        case.is_resumed = False
-        if case.incident.state is IncidentState.ESCALATED:
-            return
-        link = next((link for link in self._costs if str(link) == case.incident.id.link), None)
-        if link is None or not case.is_end or case.incident.cause in (Cause.LINK_DEGRADED, Cause.CONTROL_PLANE_GONE):
-            detail = "the daemon was restarted and judges the link anew"
-            treatment.close(case, self._journal, moment, Trigger.SUPERSEDED, detail)
-            return
-        case.link = case.link or link
-        detail = "taken up by a new start of the daemon"
-        self._add_evidence(case, moment, moment.now_ns, "daemon_restarted", detail)
-        treatment.start_read_back(case, self._journal, moment, Trigger.SETTLED, self._wait_ns)
-
     # ---- cases ----
 
     def _open(
@@ -286,8 +272,7 @@ class Loop:
     ) -> Case:
         for old in self._cases.of_link(sign.link):
             if old.is_open:
-                detail = f"superseded by {incident_id}"
-                treatment.close(old, self._journal, moment, Trigger.SUPERSEDED, detail)
+                treatment.close(old, self._journal, moment, Trigger.SUPERSEDED, f"superseded by {incident_id}")
         surplus = self._cases.surplus()
         if surplus is not None:
             detail = "closed unhealed: more incidents are open than are kept"
@@ -314,8 +299,7 @@ class Loop:
             return None
         case = self._open(IncidentId.of(link, generation), sign, Role.OBSERVER, first, first, moment)
         for report in reports:
-            detail = f"{report.reporter} reports {report.state.name.lower()}"
-            self._add_evidence(case, moment, report.at_ns, "peer_reported", detail)
+            self._add_evidence(case, moment, report.at_ns, "peer_reported", reported(report))
         return case
 
     def _sharpen(self, case: Case, sign: Sign, moment: Moment) -> None:
@@ -346,8 +330,7 @@ class Loop:
             self._rerouted(case, moved, moment, self._missing(moved, {case.incident.id}))
 
     def _write_detect(self, case: Case, detail: str) -> None:
-        end_ns = case.detected_at_ns or 0
-        treatment.write_step(case, self._journal, "detect", case.fault_at_ns, end_ns, detail)
+        treatment.write_step(case, self._journal, "detect", case.fault_at_ns, case.detected_at_ns or 0, detail)
 
     def _add_evidence(self, case: Case, moment: Moment, at_ns: int, kind: str, detail: str) -> None:
         treatment.write_evidence(case, self._journal, moment.wall_ms(at_ns), kind, detail)
@@ -365,4 +348,3 @@ class Loop:
 
     def _is_ours(self, link: LinkKey) -> bool:
         return self._node in (link.node_a, link.node_b)
-

@@ -15,6 +15,9 @@ from x0d.mapek.model import Cause, Evidence, IncidentState, Step
 from x0d.mapek.plan import describe_moved, plan, plan_undo, record_observed, record_planned, record_routes, shorten
 from x0d.mesh.model import LinkKey, Prefix
 
+REACHED_AGAIN = "every prefix it had cut off is reached again"
+"""Why an incident that was escalated for lost prefixes is closed."""
+
 
 def elapsed_ms(start_ns: int | None, end_ns: int) -> float:
     """Milliseconds from start to end; 0 where the start is not known or lies behind the end."""
@@ -36,7 +39,7 @@ def write_explanation(case: Case, journal: Journal, topology: Topology) -> None:
     """Diagnose anew; a node once found gone is not turned back into a dead link by its later return."""
     if case.sign is None:
         return
-    found = diagnose(case.sign, topology)
+    found = diagnose(case.sign, topology, is_cut_off=bool(case.unreachable))
     if case.incident.cause is Cause.NODE_GONE and found.cause is not Cause.NODE_GONE:
         return
     text = f"{found.explanation} {case.note}" if case.note else found.explanation
@@ -165,7 +168,6 @@ def finish_reroute(
     """Escalate what no path leads to, close what was only watched, and have the rest read back."""
     journal.release(case)
     if missing:
-        case.unreachable = missing
         names = shorten(sorted(str(prefix) for prefix in missing))
         escalate(case, journal, moment, Trigger.UNREACHABLE, f"no other path to {names}")
     elif moved.observed_only:
@@ -173,7 +175,7 @@ def finish_reroute(
         if not case.is_end:
             close(case, journal, moment, Trigger.WATCHED, "routes are only watched, none was installed")
     elif case.incident.state is IncidentState.ESCALATED and case.unreachable:
-        close(case, journal, moment, Trigger.REACHABLE, "every prefix it had cut off is reached again")
+        close(case, journal, moment, Trigger.REACHABLE, REACHED_AGAIN)
     else:
         start_read_back(case, journal, moment, Trigger.ROUTES_MOVED, wait_ns)
 
@@ -214,3 +216,20 @@ def expire(case: Case, journal: Journal, moment: Moment) -> None:
     else:
         detail = f"the reroute is not verified: {case.read_back_detail or 'the kernel was not read back in time'}"
     escalate(case, journal, moment, Trigger.VERIFY_EXPIRED, detail)
+
+
+def resume(case: Case, journal: Journal, moment: Moment, link: LinkKey | None, wait_ns: int) -> None:
+    """Take up an incident of an earlier life: verify a dead link's reroute, end what is judged anew.
+
+    ``link`` is the configured link of its name, None where there is none.  An escalated incident stays.
+    """
+    case.is_resumed = False
+    if case.incident.state is IncidentState.ESCALATED:
+        return
+    if link is None or not case.is_end or case.incident.cause in {Cause.LINK_DEGRADED, Cause.CONTROL_PLANE_GONE}:
+        detail = "the daemon was restarted and judges the link anew"
+        close(case, journal, moment, Trigger.SUPERSEDED, detail)
+        return
+    case.link = link
+    write_evidence(case, journal, moment.unix_ms, "daemon_restarted", "taken up by a new start of the daemon")
+    start_read_back(case, journal, moment, Trigger.SETTLED, wait_ns)

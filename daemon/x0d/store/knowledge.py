@@ -128,9 +128,7 @@ class Knowledge:
             connection = sqlite3.connect(self._path, timeout=LOCK_WAIT_S, isolation_level=None)
             try:
                 version = read_version(connection)
-                problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if problem != "ok":
-                    raise Corrupt(f"damaged: {problem}")
+                _check(connection)
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.execute("PRAGMA synchronous = NORMAL")
                 connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_BYTES_MAX}")
@@ -188,7 +186,7 @@ class Knowledge:
         except InvalidInput as error:
             raise StorageFailed(f"the record of {incident_id} is damaged: {error}") from error
 
-    def _list(self, limit: int, open_only: bool) -> Sequence[Incident]:  # noqa: FBT001 (private, named at its one call)
+    def _list(self, limit: int, open_only: bool) -> Sequence[Incident]:
         where = "WHERE state <> 'closed'" if open_only else ""
         query = f"SELECT document FROM incidents {where} ORDER BY opened_at_unix_ms DESC, rowid DESC LIMIT ?"  # noqa: S608 (constants)
         found = []
@@ -202,6 +200,12 @@ class Knowledge:
 
     def _generations(self) -> dict[str, int]:
         return dict(self._opened().execute("SELECT link, max(generation) FROM incidents GROUP BY link").fetchall())
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise Corrupt(f"damaged: {problem}")
 
 
 def _decode(document: str) -> Incident:

@@ -10,6 +10,7 @@ import fcntl
 import os
 from pathlib import Path
 from types import TracebackType
+from typing import Self
 
 from x0d.errors import StateLocked, StorageFailed, errno_name
 
@@ -61,7 +62,7 @@ class StateLock:
         except OSError as error:
             raise _failed(path, error) from error
 
-    def __enter__(self) -> "StateLock":
+    def __enter__(self) -> Self:
         self.acquire()
         return self
 
