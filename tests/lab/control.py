@@ -96,12 +96,9 @@ def wait_settled(lab: Lab, timeout_s: float, nodes: tuple[str, ...] = ()) -> flo
     while waiting:
         waiting = {node: lack for node in waiting if (lack := shortfall(lab, node))}
         if waiting and time.monotonic() - begun > timeout_s:
-            node, lack = next(iter(waiting.items()))
-            all_lacks = "; ".join(f"{name}: {what}" for name, what in waiting.items())
-            log = lab.daemons[node].log
-            raise LabError(
-                f"not settled after {timeout_s:.0f} s: {all_lacks}\nthe end of {log} ({lack}):\n{lab.daemons[node].log_tail()}"
-            )
+            lacks = "; ".join(f"{node}: {lack}" for node, lack in waiting.items())
+            worst = lab.daemons[next(iter(waiting))]
+            raise LabError(f"not settled after {timeout_s:.0f} s: {lacks}\nthe end of {worst.log}:\n{worst.log_tail()}")
         if waiting:
             time.sleep(POLL_S)
     return time.monotonic() - begun

@@ -24,6 +24,12 @@ def pings(lab: Lab, node: str, address: str, *, size: int = 56) -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def has_netem(lab: Lab) -> bool:
+    """Whether this kernel has the delaying qdisc."""
+    command = lab.command("n1", ["tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", "0"])
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
 def carriers(lab: Lab, link: str) -> list[bool]:
     """Carrier at both ends, as the nodes see it."""
     wire = lab.topology.link(link)
@@ -111,11 +117,11 @@ def test_carrier_goes_at_both_ends(make_lab: MakeLab) -> None:
 def test_delay_or_a_clear_refusal(make_lab: MakeLab) -> None:
     """Each packet is late by the delay, or the missing kernel module is named."""
     lab = make_lab("line:2")
-    try:
-        lab.delay("n1-n2", 40)
-    except LabError as err:
-        assert "sch_netem" in str(err)
+    if not has_netem(lab):
+        with pytest.raises(LabError, match="sch_netem"):
+            lab.delay("n1-n2", 40)
         return
+    lab.delay("n1-n2", 40)
     assert "time=8" in lab.run("n1", "ping", "-c1", "-W2", "10.255.0.2")
     lab.heal("n1-n2")
     assert "time=8" not in lab.run("n1", "ping", "-c1", "-W2", "10.255.0.2")
@@ -166,7 +172,7 @@ def test_half_made_lab_is_removed(lab_name: str) -> None:
     ]
     for moment in moments:
         child = subprocess.Popen([sys.executable, "-c", maker, lab_name], env=environment)
-        assert machine.wait_until(lambda: moment.exists(), 10, 0.0005)  # noqa: B023 - called at once
+        assert machine.wait_until(moment.exists, 10, 0.0005)
         child.kill()
         child.wait()
         network.remove(lab_name)

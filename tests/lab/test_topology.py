@@ -78,22 +78,20 @@ def test_chord_is_dearer_than_two_hops() -> None:
 
 def test_drawing_of_a_square() -> None:
     """A ring of four is drawn as a square; broken links and the path of the traffic stand out."""
-    expected = "\n".join(
-        [
-            "n1 ----------------- n2",
-            "#  \\                 x",
-            "#      \\             x",
-            "#          \\         x",
-            "#              \\     x",
-            "#                  \\ x",
-            "n4 ================= n3",
-            "xxx: n2-n3 down",
-        ]
+    expected = (
+        "n1 ----------------- n2\n"
+        "#  \\                 x\n"
+        "#      \\             x\n"
+        "#          \\         x\n"
+        "#              \\     x\n"
+        "#                  \\ x\n"
+        "n4 ================= n3\n"
+        "xxx: n2-n3 down"
     )
     assert expected == draw(parse("ring:4+1-3"), {"n2-n3": "down"}, ("n1", "n4", "n3"))
 
 
 def test_drawing_of_a_list() -> None:
     """Any other topology is drawn as a list of neighbours."""
-    expected = "\n".join(["  n1 ==== n2", "  n2 ==== n1   xx cut xx n3", "  n3 xx cut xx n2"])
+    expected = "  n1 ==== n2\n  n2 ==== n1   xx cut xx n3\n  n3 xx cut xx n2"
     assert expected == draw(parse("line:3"), {"n2-n3": "cut"}, ("n1", "n2"))

@@ -64,7 +64,7 @@ class Report:
 
 
 def judge(sent: Sequence[int], received: Sequence[int], since_ns: int, until_ns: int) -> Report:
-    """Judge the packets sent from ``since_ns`` up to ``until_ns``; both sequences have one stamp a packet, 0 for none."""
+    """Judge the packets sent from ``since_ns`` up to ``until_ns``; each sequence has a stamp a packet, 0 for none."""
     chosen = [(at, came) for at, came in zip(sent, received, strict=True) if at and since_ns <= at < until_ns]
     lost = [at for at, came in chosen if not came]
     arrivals = sorted(came for _, came in chosen if came)
@@ -100,7 +100,7 @@ class Stream:
         from lab.machine import LabError  # noqa: PLC0415 - this file is also a program of its own, without the package
 
         command = [sys.executable, "-I", __file__, verb, *addresses, str(port), str(stamps), value]
-        child = lab.popen(node, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        child = lab.popen(node, command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True)
         assert child.stdout is not None
         if child.stdout.readline() != b"ready\n":
             child.kill()

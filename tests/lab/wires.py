@@ -32,7 +32,12 @@ class WireCount:
     dropped: int
 
 
-def _libbpf() -> ctypes.CDLL:
+def libbpf() -> ctypes.CDLL:
+    """The system's libbpf.
+
+    Raises:
+        LabError: it is not installed.
+    """
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as err:
@@ -73,7 +78,7 @@ def load(compiled: Path, pins: Path) -> None:
     Raises:
         LabError: the kernel refuses.
     """
-    library = _libbpf()
+    library = libbpf()
     library.libbpf_set_print(None)
     opened = ctypes.c_void_p(_checked(library.bpf_object__open_file(str(compiled).encode(), None), f"open {compiled}"))
     try:
@@ -105,7 +110,7 @@ class Wires:
         Raises:
             LabError: they are not there.
         """
-        self._library = _libbpf()
+        self._library = libbpf()
         self._faults, self._counters = (
             _checked(self._library.bpf_obj_get(str(pins / name).encode()), f"open {pins / name}") for name in MAPS
         )

@@ -1,0 +1,54 @@
+"""Read the packet counters that x0d's XDP program keeps, straight from the pinned map: no daemon has to run.
+
+The layout is that of ``ebpf/x0d.h``: key {u32 ifindex, u16 class, u16 verdict}, value per CPU {u64 packets, u64 bytes}.
+"""
+
+import ctypes
+import os
+import struct
+from pathlib import Path
+
+from lab.machine import LabError
+from lab.network import Lab
+from lab.wires import libbpf
+
+KEY = struct.Struct("=IHH")
+VALUE = struct.Struct("=QQ")
+VERDICT_PASS, VERDICT_REFLECT = 0, 2
+MAP = "x0d_counters"
+
+
+def packets_by_verdict(lab: Lab, node: str) -> dict[int, int]:
+    """Packets that came in on all interfaces of a node so far, by verdict (enum x0d_verdict).
+
+    Raises:
+        LabError: the map is not pinned.
+    """
+    inode = Path(f"/run/netns/{lab.namespace(node)}").stat().st_ino
+    path = lab.directory / "bpf" / node / str(inode) / "maps" / MAP
+    library = libbpf()
+    descriptor = library.bpf_obj_get(str(path).encode())
+    if descriptor < 0:
+        raise LabError(f"{path}: {os.strerror(ctypes.get_errno())}")
+    try:
+        return _sum(library, descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sum(library: ctypes.CDLL, descriptor: int) -> dict[int, int]:
+    cpus = library.libbpf_num_possible_cpus()
+    key, following = None, ctypes.create_string_buffer(KEY.size)
+    values = ctypes.create_string_buffer(VALUE.size * cpus)
+    totals: dict[int, int] = {}
+    while library.bpf_map_get_next_key(descriptor, key, following) == 0:
+        if library.bpf_map_lookup_elem(descriptor, following, values) == 0:
+            verdict = KEY.unpack(following.raw)[2]
+            totals[verdict] = totals.get(verdict, 0) + sum(packets for packets, _ in VALUE.iter_unpack(values.raw))
+        key = ctypes.create_string_buffer(following.raw, KEY.size)
+    return totals
+
+
+def pinned(lab: Lab, node: str) -> list[Path]:
+    """Files that a node's x0d has pinned."""
+    return sorted(path for path in (lab.directory / "bpf" / node).rglob("*") if path.is_file())
