@@ -181,7 +181,10 @@ class Subscription:
         self._sequence = 0
         self._dump: InterfaceTable | None = None
         """What the dump under way has shown so far; None: none is under way, the table is whole."""
-        self._dump_again = False
+        self._dump_addresses = False
+        """Whether the dump has come to the addresses."""
+        self._lost = False
+        """Notices were dropped, or a dump was no picture of one moment: another dump is due."""
         self._loop.add_reader(self._socket.fileno(), self._on_readable)
         self._dump_begin()
 
@@ -203,11 +206,18 @@ class Subscription:
             try:
                 data = self._socket.recv(ANSWER_BYTES_MAX)
             except BlockingIOError:
+                # Only now: a dump asked for while the queue is full gets no answer.  One that was under way has
+                # ended with the queue, since reading is what drives it.
+                if self._lost:
+                    self._dump_begin()
                 return
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                self._dump_begin()
+                self._lost = True
+                # uvloop gives a descriptor up once it has shown an error (libuv stops polling at EPOLLERR).
+                self._loop.remove_reader(self._socket.fileno())
+                self._loop.add_reader(self._socket.fileno(), self._on_readable)
                 continue
             now_ns = time.monotonic_ns()
             for message in unpack_messages(data):
@@ -217,10 +227,11 @@ class Subscription:
 
     def _take(self, message: Message, now_ns: int) -> None:
         if message.type in {NLMSG_DONE, NLMSG_ERROR}:
+            self._lost |= message.type == NLMSG_ERROR
             if message.sequence == self._sequence:
                 self._dump_step(now_ns)
             return
-        self._dump_again |= bool(message.flags & NLM_F_DUMP_INTR)
+        self._lost |= bool(message.flags & NLM_F_DUMP_INTR)
         if self._dump is not None:
             self._dump.fold(message)
         if message.sequence == 0 or self._dump is None:
@@ -231,24 +242,19 @@ class Subscription:
     # ---- the dump: links, then addresses, then what differs is told ----
 
     def _dump_begin(self) -> None:
-        if self._dump is not None:
-            self._dump_again = True
-            return
         self._dump = InterfaceTable()
-        self._dump_again = False
         self._dump_addresses = False
+        self._lost = False
         self._request(RTM_GETLINK, _LINK_DUMP)
 
     def _dump_step(self, now_ns: int) -> None:
-        assert self._dump is not None
+        if self._dump is None or self._lost:  # the next dump begins when the queue is empty
+            return
         if not self._dump_addresses:
             self._dump_addresses = True
             self._request(RTM_GETADDR, _ADDRESS_DUMP)
             return
         dumped, self._dump = self._dump, None
-        if self._dump_again:
-            self._dump_begin()
-            return
         self._table = dumped
         for ifindex in sorted(self._told.keys() | dumped.links.keys()):
             if dumped.interface(ifindex) != self._told.get(ifindex):
