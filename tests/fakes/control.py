@@ -1,6 +1,8 @@
 """A real control server over fake views, in a short temporary directory (socket paths are short)."""
 
 import asyncio
+import contextlib
+import io
 import os
 import shutil
 import sys
@@ -15,6 +17,7 @@ import uvloop
 from grpc import aio
 
 from fakes.views import FakeIncidentView, FakeNodeView, fake_views
+from x0ctl.__main__ import main
 from x0d.service.api import Servicers
 from x0d.service.views import Views
 from x0d.transport.grpc_server import ControlServer
@@ -24,6 +27,8 @@ VIEWER_GROUP = "nogroup"
 VIEWER_GID = 65534
 STRANGER_GID = 65533
 UID = 65534
+
+DAEMON = Path(__file__).parents[2] / "daemon"
 
 Result = TypeVar("Result")
 
@@ -55,7 +60,7 @@ class Lab:
 async def running(*, ready: bool = True) -> AsyncIterator[Lab]:
     """Start a server; stop it and remove its directory at the end."""
     runtime_dir = Path(tempfile.mkdtemp(prefix="x0dt-"))
-    runtime_dir.chmod(0o755)
+    os.chmod(runtime_dir, 0o755)  # noqa: PTH101, S103 - other uids come to call
     views = fake_views()
     node, incidents = views.node, views.incidents
     assert isinstance(node, FakeNodeView)
@@ -84,7 +89,7 @@ def run(coroutine: Coroutine[Any, Any, Result]) -> Result:
 
 async def until(condition: Any) -> None:  # noqa: ANN401 - any callable that gives a truth value
     """Yield to the loop until the condition holds."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110 - conditions of several kinds
         await asyncio.sleep(0.001)
 
 
@@ -97,16 +102,22 @@ class Finished:
     err: str
 
 
-async def x0ctl(lab: Lab | str, *arguments: str, gid: int | None = None, extra_gids: tuple[int, ...] = ()) -> Finished:
-    """Run the client as a process; with ``gid`` as uid 65534 with that group and ``extra_gids``."""
+async def x0ctl(lab: Lab | str, *arguments: str) -> Finished:
+    """Run the client in a thread of this process; one at a time, as it writes to the process's stdout."""
     endpoint = lab if isinstance(lab, str) else lab.endpoint
-    command = [*as_other(gid, extra_gids), sys.executable, "-m", "x0ctl", *arguments]
-    daemon = str(Path(__file__).parents[2] / "daemon")
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = await asyncio.to_thread(main, ["--endpoint", endpoint, *arguments])
+    return Finished(code, out.getvalue(), err.getvalue())
+
+
+async def x0ctl_as(lab: Lab, *arguments: str, gid: int | None, extra_gids: tuple[int, ...] = ()) -> Finished:
+    """Run the client as a process; with ``gid`` as uid 65534 with that group and ``extra_gids``."""
     process = await asyncio.create_subprocess_exec(
-        *command,
+        *(*as_other(gid, extra_gids), sys.executable, "-m", "x0ctl", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "X0CTL_ENDPOINT": endpoint, "PYTHONPATH": daemon},
+        env={**os.environ, "X0CTL_ENDPOINT": lab.endpoint, "PYTHONPATH": str(DAEMON)},
     )
     out, err = await process.communicate()
     assert process.returncode is not None

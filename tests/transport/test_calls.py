@@ -12,7 +12,7 @@ from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from fakes.control import STRANGER_GID, VIEWER_GID, Lab, as_other, run, running, until, x0ctl
+from fakes.control import STRANGER_GID, VIEWER_GID, Lab, as_other, run, running, until, x0ctl_as
 from fakes.views import incident, starting
 from x0d.errors import ConfigInvalid, ConfigProblem, NotSupported, StorageFailed
 from x0d.service import api_incident
@@ -48,9 +48,9 @@ def test_roles(gid: int | None, extra: tuple[int, ...], status_code: int, reload
 
     async def scene() -> None:
         async with running() as lab:
-            seen = await x0ctl(lab, "status", gid=gid, extra_gids=extra)
+            seen = await x0ctl_as(lab, "status", gid=gid, extra_gids=extra)
             assert status_code == seen.code, seen
-            changed = await x0ctl(lab, "reload", gid=gid, extra_gids=extra)
+            changed = await x0ctl_as(lab, "reload", gid=gid, extra_gids=extra)
             assert reload_code == changed.code, changed
             assert (1 if reload_code == 0 else 0) == lab.node.reloads
 
@@ -90,7 +90,8 @@ def test_unknown_method() -> None:
 
     async def scene() -> StatusCode:
         async with running() as lab, lab.channel() as channel:
-            return (await outcome(channel.unary_unary("/x0d.v1.NodeService/Explode")(b"")))[0]
+            explode: Any = channel.unary_unary("/x0d.v1.NodeService/Explode")
+            return (await outcome(explode(b"")))[0]
 
     assert StatusCode.UNIMPLEMENTED == run(scene())
 
@@ -104,7 +105,7 @@ def test_while_starting() -> None:
             lab.server.set_starting("load the data plane")
             reply = await node_pb2_grpc.NodeServiceStub(channel).GetStatus(node_pb2.GetStatusRequest())
             assert "load the data plane" == reply.starting_step
-            health = health_pb2_grpc.HealthStub(channel)
+            health: Any = health_pb2_grpc.HealthStub(channel)
             assert (
                 health_pb2.HealthCheckResponse.NOT_SERVING
                 == (await health.Check(health_pb2.HealthCheckRequest())).status
@@ -163,7 +164,8 @@ def test_request_that_is_no_message() -> None:
 
     async def scene() -> None:
         async with running() as lab, lab.channel() as channel:
-            status, _ = await outcome(channel.unary_unary("/x0d.v1.IncidentService/GetIncident")(b"\xff\xff\xff"))
+            raw: Any = channel.unary_unary("/x0d.v1.IncidentService/GetIncident")
+            status, _ = await outcome(raw(b"\xff\xff\xff"))
             assert status in (StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.INVALID_ARGUMENT)
             node = node_pb2_grpc.NodeServiceStub(channel)
             assert StatusCode.OK == (await outcome(node.GetStatus(node_pb2.GetStatusRequest())))[0]
@@ -252,6 +254,12 @@ def watch(channel: aio.Channel, *, include_open: bool = False) -> Any:  # noqa: 
     return incident_pb2_grpc.IncidentServiceStub(channel).WatchIncidents(request)
 
 
+async def read_all(call: Any) -> None:  # noqa: ANN401 - a stream call
+    """Read to the end."""
+    while await call.read() is not aio.EOF:
+        pass
+
+
 def test_watch() -> None:
     """A watcher gets the open ones first, then each change, whole and in order."""
 
@@ -281,8 +289,7 @@ def test_slow_watcher_is_ended() -> None:
                 lab.incidents.publish(incident(generation, padding="x" * 10_000))
                 await quick.read()
             with pytest.raises(aio.AioRpcError) as raised:
-                while await slow.read() is not aio.EOF:
-                    pass
+                await read_all(slow)
             quick.cancel()
             return raised.value.code(), total
 
@@ -299,8 +306,7 @@ def test_burst_within_one_tick() -> None:
             for generation in range(api_incident.WATCH_QUEUE_MAX + 1):
                 lab.incidents.publish(incident(generation))
             with pytest.raises(aio.AioRpcError) as raised:
-                while await call.read() is not aio.EOF:
-                    pass
+                await read_all(call)
             return raised.value.code()
 
     assert StatusCode.RESOURCE_EXHAUSTED == run(scene())
@@ -329,8 +335,10 @@ def test_health_watch_and_stuck_watcher() -> None:
 
     async def scene() -> list[int]:
         async with running(ready=False) as lab, lab.channel() as channel, lab.channel() as stuck_channel:
-            health_pb2_grpc.HealthStub(stuck_channel).Watch(health_pb2.HealthCheckRequest())
-            call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            stuck: Any = health_pb2_grpc.HealthStub(stuck_channel)
+            quick: Any = health_pb2_grpc.HealthStub(channel)
+            stuck.Watch(health_pb2.HealthCheckRequest())
+            call = quick.Watch(health_pb2.HealthCheckRequest())
             seen = [(await call.read()).status]
             lab.server.set_ready()
             seen.append((await call.read()).status)
@@ -346,7 +354,7 @@ def test_reflection() -> None:
 
     async def scene() -> set[str]:
         async with running() as lab, lab.channel() as channel:
-            stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+            stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[arg-type] # stubs know no aio
             call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(list_services="")]))
             reply = await call.read()
             return {service.name for service in reply.list_services_response.service}

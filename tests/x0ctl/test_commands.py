@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fakes.control import STRANGER_GID, Lab, run, running, until, x0ctl
+from fakes.control import STRANGER_GID, Lab, run, running, until, x0ctl, x0ctl_as
 from fakes.views import incident
 from x0d.errors import ConfigInvalid, ConfigProblem, StorageFailed
 
@@ -36,7 +36,8 @@ def test_table_and_json(command: tuple[str, ...]) -> None:
 
     async def scene() -> None:
         async with running() as lab:
-            table, as_json = await asyncio.gather(x0ctl(lab, *command), x0ctl(lab, "-o", "json", *command))
+            table = await x0ctl(lab, *command)
+            as_json = await x0ctl(lab, "-o", "json", *command)
             assert (0, "") == (table.code, table.err)
             assert (0, "") == (as_json.code, as_json.err)
             assert table.out.strip()
@@ -201,7 +202,7 @@ def test_stranger() -> None:
 
     async def scene() -> None:
         async with running() as lab:
-            finished = await x0ctl(lab, "status", gid=STRANGER_GID)
+            finished = await x0ctl_as(lab, "status", gid=STRANGER_GID)
             assert 4 == finished.code
             assert "run as root, or for reading join group x0d" in finished.err
 
