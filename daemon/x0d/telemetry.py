@@ -14,7 +14,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
 # ---- names of metrics collected at the scrape ----
 
@@ -72,6 +72,7 @@ class Telemetry:
     """The counted metrics of one daemon, on a registry of their own."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # a start time per histogram doubles the series and tells nothing here
         self.registry = CollectorRegistry()
         self.loop_lag = Histogram(
             "x0d_loop_lag_seconds",
@@ -121,7 +122,9 @@ def configure_log(level: str, form: str) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=False,
     )
-    formatter = structlog.stdlib.ProcessorFormatter(foreign_pre_chain=[*shared, _name_logger], processors=[_plain, last])
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[*shared, _name_logger], processors=[_plain, last]
+    )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
