@@ -156,6 +156,18 @@ def test_every_module_tells_its_model() -> None:
     assert [] == [str(path.relative_to(ROOT)) for path in silent]
 
 
+def test_every_test_tells_its_promise() -> None:
+    """A test opens with a sentence of promised behaviour."""
+
+    def silent(module: ast.Module) -> Iterator[tuple[int, str]]:
+        for node in ast.walk(module):
+            is_test = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+            if is_test and not ast.get_docstring(node):
+                yield node.lineno, f"{node.name} has no docstring"
+
+    assert [] == broken(silent, [path for path in MODULES if path.name.startswith("test_")])
+
+
 def test_every_script_tells_its_use() -> None:
     """A script's second line is a comment or a docstring that says what it does."""
     scripts = [path for path in FILES if text_of(path).startswith("#!")]
