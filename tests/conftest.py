@@ -62,5 +62,5 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def seed() -> int:
     """Return the run's seed, printed in the header and again when a test fails."""
     value = int(os.environ["X0D_SEED"])
-    print(f"seed {value}")  # noqa: T201 - pytest shows it with the failure
+    print(f"seed {value}")
     return value

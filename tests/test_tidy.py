@@ -161,8 +161,9 @@ def test_every_test_tells_its_promise() -> None:
 
     def silent(module: ast.Module) -> Iterator[tuple[int, str]]:
         for node in ast.walk(module):
-            is_test = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-            if is_test and not ast.get_docstring(node):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or not node.name.startswith("test_"):
+                continue
+            if not ast.get_docstring(node):
                 yield node.lineno, f"{node.name} has no docstring"
 
     assert [] == broken(silent, [path for path in MODULES if path.name.startswith("test_")])

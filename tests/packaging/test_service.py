@@ -130,7 +130,7 @@ def test_unit_is_sound_and_little_exposed(booted: Guest) -> None:
     """The unit draws no complaint from systemd, and the score of the exposure stays low."""
     assert "" == booted.output("systemd-analyze", "verify", UNIT)
     verdict = booted.output("systemd-analyze", "security", "--no-pager", "x0d.service").splitlines()[-1]
-    print(verdict)  # noqa: T201 - the score, for whoever runs with -rP
+    print(verdict)  # shown by -rP
     score = re.search(r"exposure level for x0d\.service: ([0-9.]+)", verdict)
     assert score is not None
     assert float(score[1]) <= EXPOSURE_MAX
