@@ -35,7 +35,7 @@ Watcher = Callable[[Incident], None]
 class HealingService:
     """One MAPE-K loop and its surroundings."""
 
-    def __init__(  # noqa: PLR0913  the graph is built by hand, each part by its name
+    def __init__(
         self,
         *,
         loop: Loop,

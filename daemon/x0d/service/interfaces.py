@@ -7,6 +7,7 @@ interface is passed on at once: carrier first, because a reroute hangs on it.
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,10 +86,8 @@ class InterfaceService:
     async def run(self) -> None:
         """Attach what appears; try blocked interfaces again."""
         while True:
-            try:
+            with suppress(TimeoutError):  # then it is time to look at the blocked ones
                 await asyncio.wait_for(self._wake.wait(), RETRY_BLOCKED_S)
-            except TimeoutError:
-                pass  # time to look at the blocked ones
             self._wake.clear()
             await self._reconcile()
 

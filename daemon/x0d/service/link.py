@@ -12,7 +12,7 @@ from x0d.mesh.detector import Detector, DetectorTimers
 from x0d.mesh.model import Address, LinkKey, LinkState, ProbeRecord
 from x0d.mesh.node import LinkPort
 from x0d.mesh.quality import Quality, QualityChange
-from x0d.ports import Clock, DataPlane, DatagramSocket
+from x0d.ports import Clock, DatagramSocket, DataPlane
 
 
 class ProbeEncoder(Protocol):

@@ -18,7 +18,7 @@ from x0d.mesh.events import ControlBack, ControlGone
 from x0d.mesh.model import Address, LinkKey, LinkState
 from x0d.mesh.node import LinkPort
 from x0d.mesh.quality import QualityChange
-from x0d.ports import Clock, DataPlane, DatagramSocket, Interface, InterfaceSource
+from x0d.ports import Clock, DatagramSocket, DataPlane, Interface, InterfaceSource
 from x0d.service.alerts import Alerts
 from x0d.service.link import Binding, LinkUnit, NeighbourEntry, ProbeEncoder
 from x0d.service.losses import SentHistory

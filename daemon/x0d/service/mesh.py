@@ -38,7 +38,7 @@ ControlListener = Callable[[ControlGone | ControlBack], None]
 class MeshService:
     """One node's part in the mesh."""
 
-    def __init__(  # noqa: PLR0913  the graph is built by hand, each part by its name
+    def __init__(
         self,
         *,
         core: MeshNode,

@@ -44,7 +44,7 @@ class Snapshot:
 class ScrapeCollector(Collector):
     """Yields the metric families of one snapshot."""
 
-    def __init__(  # noqa: PLR0913  the graph is built by hand, each part by its name
+    def __init__(
         self,
         *,
         node: NodeView,

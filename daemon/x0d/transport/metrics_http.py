@@ -26,7 +26,8 @@ class MetricsServer:
         try:
             self._server, self._thread = start_http_server(self._port, self._address, registry)
         except OSError as error:
-            text = f"metrics port {self._address}:{self._port}: {error.strerror}; change listen.metrics_address or metrics_port"
+            where = f"metrics port {self._address}:{self._port}"
+            text = f"{where}: {error.strerror}; change listen.metrics_address or listen.metrics_port"
             raise AddressUnavailable(text) from error
 
     def stop(self) -> None:
