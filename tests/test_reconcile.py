@@ -1,11 +1,12 @@
 """Plans of route changes, against a small model of the kernel."""
 
 from ipaddress import ip_address, ip_network
+from random import Random
 
-from fakes.routes import FakeRouteTable
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fakes.routes import FakeRouteTable
 from x0d.actions import DeleteNexthop, DeleteRoute, ObservedRoutes, PutNexthop, PutRoute
 from x0d.mesh.model import Address, NextHop, Prefix
 from x0d.reconcile import after_changes, forget_interface, plan_routes, unroutable
@@ -94,9 +95,7 @@ def test_moves_have_no_detour(table: FakeRouteTable, wanted: dict[Prefix, NextHo
 
 
 @given(wants, wants, st.sampled_from((11, 12, 13)))
-def test_carrier_loss_and_return(
-    first: dict[Prefix, NextHop], second: dict[Prefix, NextHop], ifindex: int
-) -> None:
+def test_carrier_loss_and_return(first: dict[Prefix, NextHop], second: dict[Prefix, NextHop], ifindex: int) -> None:
     """What the kernel flushes at carrier loss without a word is planned anew, around the interface and back."""
     table = FakeRouteTable()
     table.perform(plan_routes(first, table.observed(), BASE))
@@ -112,13 +111,11 @@ def test_carrier_loss_and_return(
 
 
 @given(tables(), wants, st.randoms(use_true_random=False))
-def test_plan_does_not_depend_on_order(table: FakeRouteTable, wanted: dict[Prefix, NextHop], chance: object) -> None:
+def test_plan_does_not_depend_on_order(table: FakeRouteTable, wanted: dict[Prefix, NextHop], chance: Random) -> None:
     """The same routes in another order give the same plan."""
     shuffled = list(wanted.items())
-    chance.shuffle(shuffled)  # type: ignore[attr-defined]  hypothesis gives a random.Random
-    turned = ObservedRoutes(
-        dict(reversed(table.nexthops.items())), dict(reversed(table.routes.items()))
-    )
+    chance.shuffle(shuffled)
+    turned = ObservedRoutes(dict(reversed(table.nexthops.items())), dict(reversed(table.routes.items())))
     assert plan_routes(wanted, table.observed(), BASE) == plan_routes(dict(shuffled), turned, BASE)
 
 

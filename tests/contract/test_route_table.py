@@ -8,10 +8,10 @@ from ipaddress import ip_address, ip_network
 from typing import Protocol
 
 import pytest
+
 from fakes.routes import FakeRouteTable
 from kernel.namespaces import Namespace, namespace, veth
-
-from x0d.actions import DeleteNexthop, DeleteRoute, ObservedRoutes, PutNexthop, PutRoute
+from x0d.actions import DeleteNexthop, DeleteRoute, ObservedRoutes, PutNexthop, PutRoute, RouteChange
 from x0d.errors import KernelRefused
 from x0d.kernel.interfaces import KernelInterfaces
 from x0d.kernel.routes import ROUTE_METRIC, KernelRouteTable
@@ -74,9 +74,11 @@ class KernelWorld:
         told = asyncio.Event()
         interfaces = KernelInterfaces()
         interfaces.subscribe(
-            lambda event: told.set()
-            if event.interface and event.ifindex == ifindex and event.interface.carrier is carrier
-            else None
+            lambda event: (
+                told.set()
+                if event.interface and event.ifindex == ifindex and event.interface.carrier is carrier
+                else None
+            )
         )
         try:
             yield
@@ -117,7 +119,13 @@ def test_what_is_put_is_read(play: Play) -> None:
 
     async def scenario(table: RouteTable, _: World) -> None:
         assert ObservedRoutes({}, {}) == await table.read()
-        changes = [VIA_11, VIA_12, PutRoute(V4, BASE), PutRoute(OTHER_V4, BASE + 1), PutRoute(V6, BASE)]
+        changes: list[RouteChange] = [
+            VIA_11,
+            VIA_12,
+            PutRoute(V4, BASE),
+            PutRoute(OTHER_V4, BASE + 1),
+            PutRoute(V6, BASE),
+        ]
         expected = ObservedRoutes({BASE: VIA_11, BASE + 1: VIA_12}, {V4: BASE, OTHER_V4: BASE + 1, V6: BASE})
         await table.apply(changes)
         assert expected == await table.read()
@@ -186,7 +194,8 @@ def test_ipv6_route_on_ipv4_gateway_is_refused(play: Play) -> None:
     async def scenario(table: RouteTable, _: World) -> None:
         by_v4 = PutNexthop(BASE + 1, ip_address("10.0.0.2"), 12)
         await table.apply([VIA_11, by_v4, PutRoute(V6, BASE)])
-        for change in (PutRoute(V6, BASE + 1), PutNexthop(BASE, ip_address("10.0.0.2"), 11)):
+        refusals: list[RouteChange] = [PutRoute(V6, BASE + 1), PutNexthop(BASE, ip_address("10.0.0.2"), 11)]
+        for change in refusals:
             with pytest.raises(KernelRefused) as refused:
                 await table.apply([change])
             assert errno.EINVAL == refused.value.errno

@@ -2,12 +2,13 @@
 
 import asyncio
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
-from kernel.namespaces import Namespace, namespace, veth
 
+from kernel.namespaces import Namespace, namespace, veth
 from x0d.errors import AddressUnavailable
 from x0d.mesh.model import Address
 from x0d.transport.datagram import PAYLOAD_BYTES_MAX, DatagramSockets, NeighbourSocket, open_datagram
@@ -205,15 +206,15 @@ class LoopBox:
 
     loop: asyncio.AbstractEventLoop
 
-    async def holding(self, main: Callable[[], "asyncio.Future[None]"]) -> None:
+    async def holding(self, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.loop = asyncio.get_running_loop()
         await main()
 
 
 def open_far(box: LoopBox, local: Address, remote: Address, inbox: Inbox) -> NeighbourSocket:
     """Open a socket in the calling thread's namespace that is read on the loop of the box, which waits meanwhile."""
-    asyncio._set_running_loop(box.loop)  # noqa: SLF001  the loop's own thread is blocked until this one is done
+    asyncio._set_running_loop(box.loop)
     try:
         return open_datagram("far0", local, PORT, remote, inbox)
     finally:
-        asyncio._set_running_loop(None)  # noqa: SLF001
+        asyncio._set_running_loop(None)

@@ -8,8 +8,8 @@ from ipaddress import ip_interface
 
 import pytest
 import uvloop
-from kernel.namespaces import Namespace, namespace, veth
 
+from kernel.namespaces import Namespace, namespace, veth
 from x0d.kernel.interfaces import KernelInterfaces
 from x0d.ports import Interface, InterfaceEvent
 
@@ -126,7 +126,9 @@ def test_address_comes_and_goes(pair: tuple[Namespace, Namespace]) -> None:
         near.ip(f"addr add {address} dev near11")
         await watch.until(lambda e: e.interface is not None and address in e.interface.addresses)
         near.ip(f"addr del {address} dev near11")
-        await watch.until(lambda e: e.ifindex == 11 and e.interface is not None and address not in e.interface.addresses)
+        await watch.until(
+            lambda e: e.ifindex == 11 and e.interface is not None and address not in e.interface.addresses
+        )
         watch.source.close()
 
     near.run_loop(main)

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 
 import pytest
-from kernel.namespaces import Namespace, namespace, veth
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
+from kernel.namespaces import Namespace, namespace, veth
 from x0d.actions import DeleteNexthop, DeleteRoute, PutNexthop, PutRoute
 from x0d.errors import KernelRefused
 from x0d.kernel.interfaces import KernelInterfaces
 from x0d.kernel.netlink import RTM_GETROUTE, NetlinkSocket, pack_message
 from x0d.kernel.routes import ROUTE_METRIC, KernelRouteTable
-from x0d.mesh.model import NextHop, Prefix
+from x0d.mesh.model import Address, NextHop, Prefix
 from x0d.ports import InterfaceEvent, ObservedRoutes
 from x0d.reconcile import after_changes, forget_interface, plan_routes
 
@@ -31,18 +31,25 @@ MANY.append(ip_network("fd02::/64"))
 
 
 @pytest.fixture
-def near() -> Iterator[Namespace]:
-    """A namespace with interfaces near11 and near12, whose other ends are in the namespace that ``far`` names."""
-    with namespace("near") as one, namespace("far") as other:
-        veth(one, other, ("near11", "far11"), (11, 21))
-        veth(one, other, ("near12", "far12"), (12, 22))
-        one.far = other  # type: ignore[attr-defined]  the pair goes together
-        yield one
+def far() -> Iterator[Namespace]:
+    """The other side."""
+    with namespace("far") as made:
+        yield made
+
+
+@pytest.fixture
+def near(far: Namespace) -> Iterator[Namespace]:
+    """A namespace with interfaces near11 and near12, whose other ends far11 and far12 are in ``far``."""
+    with namespace("near") as made:
+        veth(made, far, ("near11", "far11"), (11, 21))
+        veth(made, far, ("near12", "far12"), (12, 22))
+        yield made
 
 
 @asynccontextmanager
-async def route_table(**options: object) -> AsyncIterator[KernelRouteTable]:
-    table = KernelRouteTable(PROTOCOL, BASE, **options)  # type: ignore[arg-type]  source_addresses only
+async def route_table(source_addresses: tuple[Address, ...] = ()) -> AsyncIterator[KernelRouteTable]:
+    """A table of ours, closed at the end."""
+    table = KernelRouteTable(PROTOCOL, BASE, source_addresses)
     try:
         yield table
     finally:
@@ -77,7 +84,7 @@ def by_interface(observed: ObservedRoutes) -> dict[int, int]:
     return counts
 
 
-def test_routes_are_counted_through_carrier_loss_replace_and_return(near: Namespace) -> None:
+def test_routes_are_counted_through_carrier_loss_replace_and_return(near: Namespace, far: Namespace) -> None:
     """Carrier loss takes 500 routes silently, a replace moves none of them, the plan brings all back, both ways."""
 
     async def main() -> None:
@@ -88,7 +95,7 @@ def test_routes_are_counted_through_carrier_loss_replace_and_return(near: Namesp
             assert {11: 500, 12: 1} == by_interface(observed)
 
             async with carrier_notice(11, present=False):
-                near.far.ip("link set far11 down")  # type: ignore[attr-defined]
+                far.ip("link set far11 down")
             lost = await table.read()
             assert {12: 1} == by_interface(lost)
             assert forget_interface(observed, 11) == lost
@@ -102,7 +109,7 @@ def test_routes_are_counted_through_carrier_loss_replace_and_return(near: Namesp
             assert {12: 501} == by_interface(await table.read())
 
             async with carrier_notice(11, present=True):
-                near.far.ip("link set far11 up")  # type: ignore[attr-defined]
+                far.ip("link set far11 up")
             changes = plan_routes(outward, await table.read(), BASE)
             expected = after_changes(await table.read(), changes)
             await table.apply(changes)

@@ -121,7 +121,7 @@ def unpack_messages(data: bytes) -> Iterator[Message]:
         offset += (length + 3) & ~3
 
 
-def refusal(operation: str, message: Message) -> KernelRefused | None:
+def refusal(operation: object, message: Message) -> KernelRefused | None:
     """What an NLMSG_ERROR or NLMSG_DONE message reports; None: no error."""
     if len(message.payload) < _ERRNO.size:
         return None
@@ -136,7 +136,7 @@ def refusal(operation: str, message: Message) -> KernelRefused | None:
             offset += _HEADER.size if message.flags & NLM_F_CAPPED else (request_length + 3) & ~3
         text = unpack_attributes(message.payload[offset:]).get(NLMSGERR_ATTR_MSG, b"")
         detail = text.rstrip(b"\0").decode("utf-8", "replace")
-    return KernelRefused(operation, number, detail)
+    return KernelRefused(str(operation), number, detail)
 
 
 def open_route_socket(groups: int = 0) -> socket.socket:
@@ -168,11 +168,12 @@ class NetlinkSocket:
         """Close the socket."""
         self._socket.close()
 
-    def batch(self, operations: Sequence[tuple[str, Message]]) -> list[KernelRefused | None]:
+    def batch(self, operations: Sequence[tuple[object, Message]]) -> list[KernelRefused | None]:
         """Perform the messages in order and return what became of each, in the same order.
 
         Args:
-            operations: a name for the error's text, and the message; the flags REQUEST and ACK are added.
+            operations: what names it in an error, by its ``str()``, and the message; the flags REQUEST and ACK are
+                added.
 
         Raises:
             KernelRefused: nothing could be sent, or answers were lost (ENOBUFS, ETIMEDOUT); which of the
@@ -183,7 +184,7 @@ class NetlinkSocket:
             results += self._batch(operations[start : start + BATCH_MESSAGES_MAX])
         return results
 
-    def _batch(self, operations: Sequence[tuple[str, Message]]) -> list[KernelRefused | None]:
+    def _batch(self, operations: Sequence[tuple[object, Message]]) -> list[KernelRefused | None]:
         first = self._sequence + 1
         packed = []
         for _, message in operations:
@@ -242,17 +243,17 @@ class NetlinkSocket:
                     return found, consistent
                 found.append(message)
 
-    def _send(self, data: bytes, operation: str) -> None:
+    def _send(self, data: bytes, operation: object) -> None:
         try:
             self._socket.send(data)
         except OSError as error:
-            raise KernelRefused(operation, error.errno or errno.EIO, "netlink took no message") from error
+            raise KernelRefused(str(operation), error.errno or errno.EIO, "netlink took no message") from error
 
-    def _receive(self, operation: str) -> bytes:
+    def _receive(self, operation: object) -> bytes:
         try:
             return self._socket.recv(ANSWER_BYTES_MAX)
         except TimeoutError as error:
-            raise KernelRefused(operation, errno.ETIMEDOUT, "netlink gave no answer") from error
+            raise KernelRefused(str(operation), errno.ETIMEDOUT, "netlink gave no answer") from error
         except OSError as error:
             # ENOBUFS: answers were dropped.  Later answers of this request carry a sequence number nobody waits for.
-            raise KernelRefused(operation, error.errno or errno.EIO, "netlink answers were lost") from error
+            raise KernelRefused(str(operation), error.errno or errno.EIO, "netlink answers were lost") from error

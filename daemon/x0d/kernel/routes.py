@@ -178,7 +178,7 @@ class KernelRouteTable:
         held = set(ours)
         operations = []
         for _, change in changes:
-            operations.append((str(change), self._encode(change, held)))
+            operations.append((change, self._encode(change, held)))
             if isinstance(change, PutRoute):
                 held.add(change.prefix)
         refused = {}
