@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from lab import wires
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,7 +55,7 @@ def on_kernel(kernel: Path, command: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.slow
 @pytest.mark.timeout(RUN_S + 60)
 def test_faults_of_the_lab(kernel: Path) -> None:
-    """The lab carries packets on 6.1; a cut, a delay and their end do what they say (faults are clsact filters there)."""
+    """The lab carries packets on 6.1; cuts and delays begin and end (faults are clsact filters there)."""
     command = """set -e
         lab() { .venv/bin/python -m lab "$@"; }
         lost() { lab exec n1 ping -c2 -i0.2 -W2 -q 10.255.0.3 | grep -o '[0-9]* received'; }

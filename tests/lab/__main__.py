@@ -132,9 +132,8 @@ def _up(asked: argparse.Namespace) -> None:
         lab.remove()
         raise
     _say(topology.draw(lab.topology, {}))
-    _say(
-        f"lab {lab.name} is up: {len(lab.topology.nodes)} nodes, {len(lab.topology.links)} links, files in {lab.directory}"
-    )
+    size = f"{len(lab.topology.nodes)} nodes, {len(lab.topology.links)} links"
+    _say(f"lab {lab.name} is up: {size}, files in {lab.directory}")
     lab.close()
 
 

@@ -131,8 +131,14 @@ class Story:
         self.wait("the traffic to flow again", lambda: stream.lost_lately(CALM_S) == 0, HEAL_S)
         report = stream.report(fault.at_ns)
         self.teller.line("  since the fault:")
-        self.teller.indented("\n".join(self._timeline(name, fault, incidents, report)))
+        events = self._timeline(name, fault, incidents, report)
+        self.teller.indented("\n".join(timeline.render(events)))
         self._judge_cut(incidents, report)
+        steps = {"detect": "detected", "act": "last route changed", "verify": "all verified"}
+        ends_ms = {word: timeline.step_end_ms(events, step) for step, word in steps.items()}
+        told = [f"{word} after {ms:.0f} ms" for word, ms in ends_ms.items() if ms is not None]
+        self.expect(len(told) == len(steps), f"detect, act and verify to be recorded; seen: {told}")
+        self.teller.held(", ".join(told))
         path = self.lab.path(SOURCE, TARGET)
         self.teller.held(f"traffic flows {' -> '.join(path)}")
         self.teller.indented(topology.draw(self.lab.topology, {name: "dead"}, path))
@@ -150,8 +156,9 @@ class Story:
         self.teller.held("every node verified its new routes and closed the incident")
         self.expect(report.lost > 0, "some packets lost to the fault: was it in force?")
         limit_ms = OUTAGE_MAX_MS * self.slowness
+        pace = f"{INTERVAL_S * self.slowness * 1e3:g} ms"
         self.expect(report.outage_ms <= limit_ms, f"an outage of at most {limit_ms:.0f} ms; {report.sentence()}")
-        self.teller.held(f"outage {report.outage_ms:.0f} ms: {report.lost} of {report.sent} packets lost")
+        self.teller.held(f"outage {report.outage_ms:.0f} ms: {report.lost} packets lost, one sent every {pace}")
 
     def heal_link(self, stream: Stream, ends: tuple[str, str], path: tuple[str, ...]) -> None:
         """Heal the link; the traffic must come back to it without a loss."""
@@ -290,14 +297,18 @@ class Story:
         self.expect(not missing, f"each node to record the incident of {'-'.join(ends)}; missing: {' '.join(missing)}")
         return {node: incident for node, incident in found.items() if incident is not None}
 
-    def _timeline(self, link: str, fault: FaultStamp, incidents: dict[str, Json], report: Report) -> list[str]:
-        events = [Event(0.0, "wire", f"{link} cut")]
+    def _timeline(self, link: str, fault: FaultStamp, incidents: dict[str, Json], report: Report) -> list[Event]:
+        events = [Event(0.0, "wire", 0, f"{link} cut")]
         for node, incident in incidents.items():
             events += timeline.events_of(node, incident, fault.at_unix_ms)
         if report.first_lost_ns is not None and report.last_lost_ns is not None:
-            events.append(Event((report.first_lost_ns - fault.at_ns) / 1e6, SOURCE, "first packet lost (sending time)"))
-            events.append(Event((report.last_lost_ns - fault.at_ns) / 1e6, SOURCE, "last packet lost (sending time)"))
-        return timeline.render(events)
+            events.append(
+                Event((report.first_lost_ns - fault.at_ns) / 1e6, SOURCE, 0, "first packet lost (sending time)")
+            )
+            events.append(
+                Event((report.last_lost_ns - fault.at_ns) / 1e6, SOURCE, 0, "last packet lost (sending time)")
+            )
+        return events
 
 
 def hints(lab: Lab) -> str:

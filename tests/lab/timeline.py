@@ -20,6 +20,8 @@ class Event:
     after_ms: float
     """Since the fault was made."""
     node: str
+    order: int
+    """Among events of one node at one time."""
     what: str
 
 
@@ -46,15 +48,19 @@ def events_of(node: str, incident: Json, fault_unix_ms: float) -> list[Event]:
     detected = next((float(step["since_fault_ms"]) for step in steps if step["step"] == "detect"), 0.0)
     base_ms = opened_ms - detected
     events = []
-    for step in steps:
-        name = str(step["step"])
-        what = STEP_WORDS.get(name, name)
-        if name == "detect" and incident["role"] == "observer":
-            what = "told by flooding"
-        if detail := step.get("detail"):
-            what += f": {detail}"
-        events.append(Event(base_ms + float(step["since_fault_ms"]), node, what))
-    return events or [Event(opened_ms, node, "incident opened")]
+    if incident["role"] == "observer":
+        events.append(Event(opened_ms, node, 0, "told by flooding"))
+    for order, step in enumerate(steps, 1):
+        name, detail = str(step["step"]), step.get("detail")
+        what = STEP_WORDS.get(name, name) + (f": {detail}" if detail else "")
+        events.append(Event(base_ms + float(step["since_fault_ms"]), node, order, what))
+    return events or [Event(opened_ms, node, 0, "incident opened")]
+
+
+def step_end_ms(events: Sequence[Event], step: str) -> float | None:
+    """When the last node (the first, for ``detect``) had ended a step; None if none did."""
+    ends = [event.after_ms for event in events if event.what.startswith(STEP_WORDS[step])]
+    return (min if step == "detect" else max)(ends, default=None)
 
 
 def render(events: Sequence[Event]) -> list[str]:
