@@ -118,7 +118,7 @@ class Node:
         stack.push_async_callback(self._control.stop, STOP_CALLS_S)
 
     async def _look_at_sysctls(self, _: AsyncExitStack) -> None:
-        for check in await asyncio.to_thread(doctor.check_sysctls):
+        for check in await asyncio.to_thread(lambda: tuple(doctor.check_sysctls())):
             if check.outcome != "ok":
                 self._notices.append(f"{check.name}: {check.detail}; {check.remedy}")
 

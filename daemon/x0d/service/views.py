@@ -79,8 +79,8 @@ class DoctorCheck:
     outcome: str
     """``ok``, ``warning`` or ``failed``."""
     detail: str
-    remedy: str
-    """Empty when ``outcome`` is ``ok``."""
+    remedy: str = ""
+    """What to do about it; empty when ``outcome`` is ``ok``."""
 
 
 @dataclass(frozen=True, slots=True)
