@@ -7,6 +7,7 @@ by the kernel, which answers probes without it.  Each diagnosis names the eviden
 says so where the evidence cannot tell two causes apart.
 """
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ STATE_SEEN = {
 }
 """States of one's own link that are symptoms; the others (up, waiting, blocked) are none."""
 
+LINKS_SHOWN = 3
+"""Links named in an explanation; the rest are counted."""
 CAUSE_SEEN = {
     AdjacencyState.DOWN: Cause.LINK_DEAD,
     AdjacencyState.DEGRADED: Cause.LINK_DEGRADED,
@@ -136,9 +139,16 @@ def _seen(sign: Sign) -> str:
     return f"{text} ({sign.detail})" if sign.detail else text
 
 
-def _down_at(node: str, sign: Sign, topology: Topology) -> list[str]:
-    """Links of a node, other than the sign's, that are called down."""
-    return sorted(str(link) for link in topology.down if node in (link.node_a, link.node_b) and link != sign.link)
+def _down_at(node: str, sign: Sign, topology: Topology) -> str:
+    """Name the links of a node, other than the sign's, that are called down; empty when there are none."""
+    down = [link for link in topology.down if node in (link.node_a, link.node_b) and link != sign.link]
+    shown = ", ".join(str(link) for link in heapq.nsmallest(LINKS_SHOWN, down, key=_by_names))
+    rest = len(down) - LINKS_SHOWN
+    return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def _by_names(link: LinkKey) -> tuple[str, str, str]:
+    return link.node_a, link.node_b, link.address_a
 
 
 def _link_dead(sign: Sign, topology: Topology, *, is_cut_off: bool) -> str:
@@ -157,7 +167,7 @@ def _link_dead(sign: Sign, topology: Topology, *, is_cut_off: bool) -> str:
     down = _down_at(other, sign, topology)
     if down:
         return (
-            f"{_seen(sign)}; {', '.join(down)} is down as well, but a usable link still leads to {other}, "
+            f"{_seen(sign)}; {down} is down as well, but a usable link still leads to {other}, "
             "so links died and not the node."
         )
     return f"{_seen(sign)}; {other}'s other neighbours still reach it, so the link died, not the node."
@@ -167,7 +177,7 @@ def _node_gone(sign: Sign, gone: str, topology: Topology) -> str:
     down = _down_at(gone, sign, topology)
     if down:
         return (
-            f"{_seen(sign)}; {', '.join(down)} is down as well and no usable link leads to {gone} any more, "
+            f"{_seen(sign)}; {down} is down as well and no usable link leads to {gone} any more, "
             "so the node is gone and not one link."
         )
     return (

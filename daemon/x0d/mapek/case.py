@@ -131,18 +131,22 @@ class CaseBook:
 
 
 class ReportBook:
-    """The latest report of each end of a link, by incident."""
+    """The latest report of each end of a link, by incident, and when each link was last called down."""
 
     def __init__(self) -> None:
         self._reports: dict[tuple[LinkKey, int], dict[str, PeerReport]] = {}
+        self._down_at_ns: dict[LinkKey, int] = {}
 
     def add(self, report: PeerReport) -> None:
         """Keep a report of an end of its link in place of that end's earlier one."""
-        key = (report.link, report.generation)
-        by_reporter = self._reports.setdefault(key, {})
-        by_reporter[report.reporter] = report
+        self._reports.setdefault((report.link, report.generation), {})[report.reporter] = report
         if len(self._reports) > REPORTS_MAX:
             del self._reports[next(iter(self._reports))]
+        if report.state is AdjacencyState.DOWN:
+            self._down_at_ns.pop(report.link, None)
+            self._down_at_ns[report.link] = report.at_ns
+        if len(self._down_at_ns) > REPORTS_MAX:
+            del self._down_at_ns[next(iter(self._down_at_ns))]
 
     def remove(self, report: PeerReport) -> None:
         """Forget what an end reported of this incident, since it takes it back."""
@@ -151,6 +155,7 @@ class ReportBook:
         by_reporter.pop(report.reporter, None)
         if not by_reporter:
             self._reports.pop(key, None)
+            self._down_at_ns.pop(report.link, None)
 
     def of(self, link: LinkKey, generation: int) -> tuple[PeerReport, ...]:
         """Reports about an incident, earliest first."""
@@ -158,8 +163,4 @@ class ReportBook:
 
     def down_since(self, since_ns: int) -> frozenset[LinkKey]:
         """Links that an end has called down at or after an instant."""
-        return frozenset(
-            link
-            for (link, _), by_reporter in self._reports.items()
-            if any(r.state is AdjacencyState.DOWN and r.at_ns >= since_ns for r in by_reporter.values())
-        )
+        return frozenset(link for link, at_ns in self._down_at_ns.items() if at_ns >= since_ns)
