@@ -257,6 +257,7 @@ def _check_memlock(release: str) -> DoctorCheck:
 
 
 def check_sysctls(root: Path = PROC_SYS) -> Iterator[DoctorCheck]:
+    """Compare the kernel settings that a router needs; ``root`` is a tree like /proc/sys."""
     for name, (wanted, outcome, loss) in SYSCTLS.items():
         path = root / name.replace(".", "/")
         try:

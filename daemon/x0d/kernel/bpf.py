@@ -71,9 +71,19 @@ class ProgramType:
     attach_btf_id: int = 0
 
 
+_XDP_HAS_FRAGS = 1 << 5
+
 XDP_PROGRAM = ProgramType(6, ATTACH_XDP)
-RETURN_PASS = struct.pack("=BBhiBBhi", 0xB7, 0, 0, 2, 0x95, 0, 0, 0)
-"""``r0 = 2; exit``: of an XDP program, XDP_PASS."""
+XDP_FRAGS_PROGRAM = ProgramType(6, ATTACH_XDP, _XDP_HAS_FRAGS)
+SCHED_CLS_PROGRAM = ProgramType(3)
+RAW_TRACEPOINT_PROGRAM = ProgramType(17)
+TP_BTF_PROGRAM = ProgramType(26, 23)
+"""Needs ``attach_btf_id`` beside."""
+
+_MOVE_R0, _EXIT = 0xB7, 0x95
+RETURN_ZERO = struct.pack("=BBhiBBhi", _MOVE_R0, 0, 0, 0, _EXIT, 0, 0, 0)
+RETURN_PASS = struct.pack("=BBhiBBhi", _MOVE_R0, 0, 0, 2, _EXIT, 0, 0, 0)
+"""Of an XDP program: XDP_PASS."""
 
 
 def _call(command: int, attributes: bytes, operation: str) -> tuple[int, bytes]:

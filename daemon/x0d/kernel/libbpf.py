@@ -41,7 +41,12 @@ class Libbpf:
             self._library = ctypes.CDLL(LIBRARY, use_errno=True)
         except OSError as error:
             raise NotSupported(LIBRARY, f"{error}; install the package libbpf1") from error
-        for name in ("bpf_object__open_mem", "bpf_object__next_program", "bpf_object__next_map"):
+        for name in (
+            "bpf_object__open_mem",
+            "bpf_object__next_program",
+            "bpf_object__next_map",
+            "btf__load_vmlinux_btf",
+        ):
             getattr(self._library, name).restype = ctypes.c_void_p
         self._library.bpf_program__name.restype = ctypes.c_char_p
         self._library.bpf_map__name.restype = ctypes.c_char_p
@@ -67,6 +72,23 @@ class Libbpf:
             # The object closes its descriptors when it goes; these are copies.
             fds = {name: os.dup(library.bpf_map__fd(entry)) for name, entry in own_maps.items()}
             return LoadedProgram(os.dup(library.bpf_program__fd(wanted)), fds)
+
+    def find_kernel_type(self, name: str, kind: int) -> int:
+        """Number of a type in the kernel's own BTF.
+
+        Raises:
+            KernelRefused: ENOENT when there is no such type or no BTF.
+        """
+        address = self._library.btf__load_vmlinux_btf()
+        if not address:
+            raise KernelRefused("read the kernel's BTF", ctypes.get_errno())
+        handle = ctypes.c_void_p(address)
+        try:
+            number: int = self._library.btf__find_by_name_kind(handle, name.encode(), ctypes.c_uint32(kind))
+        finally:
+            self._library.btf__free(handle)
+        _check(number, f"find {name} in the kernel's BTF")
+        return number
 
     @contextlib.contextmanager
     def _opened(self, elf: bytes, program: str) -> Iterator[ctypes.c_void_p]:

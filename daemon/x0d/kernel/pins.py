@@ -34,13 +34,21 @@ def is_bpffs(path: Path) -> bool:
     return ctypes.c_long.from_buffer(answer).value & 0xFFFFFFFF == BPF_FS_MAGIC
 
 
+def existing_part(bpffs_dir: Path) -> Path:
+    """The directory itself, or its parent where it does not exist or is hidden from us."""
+    try:
+        return bpffs_dir if bpffs_dir.is_dir() else bpffs_dir.parent
+    except PermissionError:
+        return bpffs_dir.parent
+
+
 def prepare_directory(bpffs_dir: Path) -> Path:
     """Make the directory of this network namespace, and ``bpffs_dir`` itself if its parent is in bpffs.
 
     Raises:
         NotSupported: no bpf filesystem there, or no right to write in it.
     """
-    existing = bpffs_dir if bpffs_dir.is_dir() else bpffs_dir.parent
+    existing = existing_part(bpffs_dir)
     if not is_bpffs(existing):
         raise NotSupported(
             f"bpf filesystem at {bpffs_dir}",
