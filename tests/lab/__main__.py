@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     except (LabError, topology.TopologyError) as err:
         sys.stderr.write(f"lab: {err}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -95,7 +95,7 @@ class Story:
             self.heal_link(stream, cut, path)
             self.kill_daemon(stream, path[1], path)
             self.restart_daemon(stream, path[1], path)
-        self.show_incidents(path[1])
+        self.show_incidents(TARGET)  # an end of the dead link, and a neighbour of the killed daemon
 
     # ---- parts ----
 
