@@ -23,7 +23,7 @@ before its end knows the way onward.  A daemon stays *gone* until its database i
 from dataclasses import dataclass
 from enum import Enum
 
-from x0d.mesh.model import Address, AdjacencyState, LinkKey
+from x0d.mesh.model import Address, Adjacency, AdjacencyState, LinkKey, LinkStateRecord, NextHop
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,24 @@ class LinkPort:
     neighbour_address: Address
     cost: int
     """1 to 65,535."""
+
+    @property
+    def end(self) -> tuple[str, Address, Address]:
+        """The link as this node's record names it."""
+        return (self.neighbour, self.local_address, self.neighbour_address)
+
+    @property
+    def next_hop(self) -> NextHop:
+        """The way out over this link."""
+        return NextHop(self.interface, self.ifindex, self.neighbour_address, self.neighbour)
+
+    def peer_view(self, node: str, record: LinkStateRecord | None) -> Adjacency | None:
+        """The adjacency to ``node`` over this link in the neighbour's record; None: it announces none."""
+        wanted = (node, self.neighbour_address, self.local_address)
+        for a in record.adjacencies if record else ():
+            if (a.neighbour, a.local_address, a.neighbour_address) == wanted:
+                return a
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from x0d.mesh.model import AdjacencyState, LinkKey
+from x0d.mesh.model import AdjacencyState, LinkKey, LinkStateRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +90,22 @@ class Ready:
     datagrams: tuple[tuple[LinkKey, bytes], ...]
     routes_changed: bool
     events: tuple[MeshEvent, ...]
+
+
+def reports(record: LinkStateRecord, old: LinkStateRecord | None) -> tuple[MeshEvent, ...]:
+    """Events that another node's new record stands for; ``old`` is the one known before."""
+    if old is None:
+        # Its adjacencies did not "turn": their states are older than our knowledge of the node.
+        return (NodeSeen(record.origin),)
+    before = {(a.neighbour, a.local_address, a.neighbour_address): (a.state, a.generation) for a in old.adjacencies}
+    return tuple(
+        PeerReported(
+            LinkKey.between(record.origin, a.local_address, a.neighbour, a.neighbour_address),
+            a.generation,
+            record.origin,
+            a.state,
+        )
+        for a in record.adjacencies
+        if a.state != AdjacencyState.UP
+        and before.get((a.neighbour, a.local_address, a.neighbour_address)) != (a.state, a.generation)
+    )

@@ -28,14 +28,11 @@ from x0d.errors import InvalidInput
 from x0d.mesh.adjacency import Detected, LinkFacts, LinkPort, LinkView
 from x0d.mesh.codec import (
     GENERATION_MAX,
-    NUMBER_MAX,
     Ack,
     Hello,
     StatePart,
     Summary,
-    Version,
     decode,
-    encode,
 )
 from x0d.mesh.database import KnownRecord
 from x0d.mesh.events import (
@@ -47,18 +44,21 @@ from x0d.mesh.events import (
     NodeSeen,
     PeerReported,
     Ready,
+    reports,
 )
-from x0d.mesh.exchange import Exchange, Learned, check_sender
+from x0d.mesh.exchange import Exchange, check_sender
+from x0d.mesh.greeting import Greeting
 from x0d.mesh.model import (
     Adjacency,
     AdjacencyState,
     LinkKey,
     LinkStateRecord,
     MeshRoute,
-    NextHop,
     Prefix,
 )
-from x0d.mesh.spf import End, Graph, Routing, build_graph, compute_routes
+from x0d.mesh.origin import OwnVersion
+from x0d.mesh.routing import RouteComputer
+from x0d.mesh.spf import Routing
 
 __all__ = [
     "ControlBack",
@@ -74,10 +74,7 @@ __all__ = [
     "Ready",
 ]
 
-HELLO_GAP_S = 0.005  # between two HELLOs on a link, asked for or not
 AGEING_INTERVAL_S = 1.0
-OUTBID_INTERVAL_S = 1.0
-JITTER = 0.1  # share of the hello interval, so that neighbours do not fall into step
 CONTROL_LOST = (AdjacencyState.CONTROL_GONE, AdjacencyState.TRANSIT_LAST)
 
 
@@ -95,26 +92,19 @@ class MeshNode:
         """``incarnation``: wall-clock nanoseconds of the start; ``prefixes``: what this node announces."""
         self._name = name
         self._prefixes = prefixes
-        self._incarnation = incarnation
-        self._sequence = 0
+        self._version = OwnVersion(name, incarnation)
         self._no_transit = False
         self._timers = timers
-        self._rng = rng
         self._links: dict[LinkKey, LinkFacts] = {}
         self._generations: dict[LinkKey, int] = {}
         self._exchange = Exchange(name, timers.record_max_s, timers.retransmit_s, timers.retransmit_max_s)
         self._settle_at_s: float | None = None
         self._settled = False
-        self._outbid_at_s = float("-inf")
-        self._outbid_due = False
+        self._links_version = 0
         self._age_at_s = float("-inf")
         self._events: list[MeshEvent] = []
-        self._graph = Graph({}, frozenset(), frozenset())
-        self._graph_key: tuple[int, int] = (-1, -1)
-        self._topology_version = 0
-        self._own_changes = 0
-        self._routing = Routing()
-        self._routing_key: tuple[int, int] = (-1, -1)
+        self._computer = RouteComputer(name, self._exchange.database)
+        self._greeting = Greeting(name, timers, self._exchange, rng)
         self._routes_told: Routing | None = None
 
     # ---- links ----
@@ -129,7 +119,7 @@ class MeshNode:
         facts = LinkFacts(port, port.cost, generation=known)
         self._exchange.flooding.close(port.key)
         self._links[port.key] = facts
-        self._own_changes += 1
+        self._links_version += 1
         self._changed(now_s)
 
     def remove_link(self, now_s: float, key: LinkKey) -> None:
@@ -138,8 +128,8 @@ class MeshNode:
         if facts is None:
             return
         self._generations[key] = facts.generation
+        self._links_version += 1
         self._exchange.flooding.close(key)
-        self._own_changes += 1
         self._changed(now_s)
 
     def link_up(self, now_s: float, key: LinkKey) -> None:
@@ -148,10 +138,10 @@ class MeshNode:
         if facts.detected is Detected.UP:
             return
         facts.detected = Detected.UP
+        self._links_version += 1
         facts.up_at_s = now_s
         self._exchange.flooding.open(key)
-        self._own_changes += 1
-        self._greet(now_s, facts, solicit=True)
+        self._greeting.greet(now_s, facts, self._version.incarnation, solicit=True)
         self._changed(now_s)
 
     def link_down(self, now_s: float, key: LinkKey) -> int:
@@ -160,11 +150,11 @@ class MeshNode:
         if facts.detected is Detected.DOWN:
             return facts.generation
         facts.detected = Detected.DOWN
+        self._links_version += 1
         facts.degraded = False
         facts.lose_control()
         self._raise_generation(facts, (AdjacencyState.DOWN,))
         self._exchange.flooding.close(key)
-        self._own_changes += 1
         self._changed(now_s)
         return facts.generation
 
@@ -219,7 +209,7 @@ class MeshNode:
                 self._receive_state(now_s, facts, message)
             case Ack():
                 if self._exchange.receive_ack(key, message) and not facts.in_step:
-                    self._greet(now_s, facts, solicit=True)
+                    self._greeting.greet(now_s, facts, self._version.incarnation, solicit=True)
             case Summary():
                 self._exchange.receive_summary(now_s, key, message)
 
@@ -230,10 +220,10 @@ class MeshNode:
             return
         self._exchange.flooding.open(facts.port.key)
         if not facts.gone:
-            facts.topology_heard = self._topology()
+            facts.topology_heard = self._computer.topology()
         if hello.digest == self._exchange.database.digest:
             facts.mismatches = 0
-            if hello.heard_incarnation == self._incarnation and not facts.in_step:
+            if hello.heard_incarnation == self._version.incarnation and not facts.in_step:
                 self._step_in(now_s, facts)
         else:
             facts.mismatches += 1
@@ -241,14 +231,14 @@ class MeshNode:
             if not self._exchange.flooding.owes(facts.port.key) and (facts.mismatches > 1 or not facts.in_step):
                 self._exchange.send_summary(facts.port.key)
         if hello.solicit:
-            self._greet(now_s, facts, solicit=False)
+            self._greeting.greet(now_s, facts, self._version.incarnation, solicit=False)
 
     def _step_in(self, now_s: float, facts: LinkFacts) -> None:
         facts.in_step = True
         if facts.gone:
             facts.gone_since_s = None
             facts.topology_moved = facts.stale = False
-            facts.topology_heard = self._topology()
+            facts.topology_heard = self._computer.topology()
             self._events.append(ControlBack(facts.port.key, facts.port.neighbour, facts.generation))
         self._changed(now_s)
 
@@ -258,57 +248,24 @@ class MeshNode:
             own = self._exchange.database.get(self._name)
             if self._settled and own is not None:
                 if version.number > own.record.version:
-                    self._outbid(now_s, version)
+                    self._version.rise_above(version)
+                    self._outbid(now_s)
                 else:
                     self._exchange.receive_known(now_s, facts.port.key, version, own)
                 return
-            if not self._rise_above(version):
-                raise InvalidInput(f"record of this node {self._name} with the last version there is")
+            self._version.rise_above(version)
         learned = self._exchange.receive_state(now_s, facts.port.key, message)
         if learned is not None:
-            self._report(learned)
+            if version.origin != self._name:
+                self._events.extend(reports(learned.record, learned.old))
             self._changed(now_s)
         if not facts.in_step and not self._exchange.flooding.owes(facts.port.key):
-            self._greet(now_s, facts, solicit=True)
+            self._greeting.greet(now_s, facts, self._version.incarnation, solicit=True)
 
-    def _rise_above(self, version: Version) -> bool:
-        """Make our next record newer than ``version``; False where no number is left."""
-        if version.incarnation < self._incarnation:
-            return True
-        if version.incarnation < NUMBER_MAX:
-            self._incarnation = version.incarnation + 1
-            self._sequence = 0
-            return True
-        if version.sequence < NUMBER_MAX:
-            self._incarnation = version.incarnation
-            self._sequence = max(self._sequence, version.sequence)
-            return True
-        return False
-
-    def _outbid(self, now_s: float, version: Version) -> None:
-        if not self._rise_above(version):
-            raise InvalidInput(f"record of this node {self._name} with the last version there is")
-        if now_s - self._outbid_at_s < OUTBID_INTERVAL_S:
-            self._outbid_due = True
-            return
-        self._outbid_at_s = now_s
-        self._originate(now_s)
-
-    def _report(self, learned: Learned) -> None:
-        record, old = learned.record, learned.old
-        if record.origin == self._name:
-            return
-        if old is None:
-            # Not "turned": these states are older than our knowledge of the node.
-            self._events.append(NodeSeen(record.origin))
-            return
-        before = {(a.neighbour, a.local_address, a.neighbour_address): a for a in old.adjacencies}
-        for a in record.adjacencies:
-            was = before.get((a.neighbour, a.local_address, a.neighbour_address))
-            same = was is not None and (was.state, was.generation) == (a.state, a.generation)
-            if a.state != AdjacencyState.UP and not same:
-                key = LinkKey.between(record.origin, a.local_address, a.neighbour, a.neighbour_address)
-                self._events.append(PeerReported(key, a.generation, record.origin, a.state))
+    def _outbid(self, now_s: float) -> None:
+        """Flood a record of ours above the newer one that somebody holds (RFC 2328 section 13.4)."""
+        if self._version.outbid(now_s):
+            self._originate(now_s)
 
     # ---- time ----
 
@@ -317,7 +274,7 @@ class MeshNode:
         self._start_clock(now_s)
         for facts in self._links.values():
             if facts.detected is Detected.UP and now_s >= facts.hello_due_s:
-                self._greet(now_s, facts, solicit=facts.solicit_next)
+                self._greeting.greet(now_s, facts, self._version.incarnation, solicit=facts.solicit_next)
         if any([self._watch_control(now_s, facts) for facts in self._links.values()]):
             self._changed(now_s)
         if now_s >= self._age_at_s:
@@ -327,10 +284,8 @@ class MeshNode:
             if self._settled and (own is None or own.age_s(now_s) >= self._timers.refresh_s):
                 self._originate(now_s)
             self._changed(now_s)
-        if self._outbid_due and now_s - self._outbid_at_s >= OUTBID_INTERVAL_S:
-            self._outbid_due = False
-            self._outbid_at_s = now_s
-            self._originate(now_s)
+        if now_s >= self._version.outbid_due_s:
+            self._outbid(now_s)
         if not self._settled:
             self._changed(now_s)
         self._exchange.pump(now_s)
@@ -338,12 +293,10 @@ class MeshNode:
     @property
     def next_tick_s(self) -> float:
         """When ``tick`` next has something to do; in the past: at once."""
-        instants = [self._age_at_s]
+        instants = [self._age_at_s, self._version.outbid_due_s]
         for facts in self._links.values():
             if facts.detected is Detected.UP:
-                instants += [facts.hello_due_s, self._control_deadline(facts)]
-        if self._outbid_due:
-            instants.append(self._outbid_at_s + OUTBID_INTERVAL_S)
+                instants += [facts.hello_due_s, self._greeting.deadline_s(facts)]
         if not self._settled and self._settle_at_s is not None:
             instants.append(self._settle_at_s)
         due = self._exchange.flooding.next_due_s
@@ -353,20 +306,14 @@ class MeshNode:
         if self._settle_at_s is None:
             self._settle_at_s = now_s + self._timers.settle_s
 
-    def _control_deadline(self, facts: LinkFacts) -> float:
-        """When the neighbour's silence means something (more)."""
-        if facts.gone_since_s is not None:
-            return float("inf") if facts.stale else facts.gone_since_s + self._timers.stale_max_s
-        return max(facts.heard_at_s or facts.up_at_s, facts.up_at_s) + self._timers.silence_s
-
     def _watch_control(self, now_s: float, facts: LinkFacts) -> bool:
         """Judge the neighbour's silence; True when the adjacency may have changed."""
-        if facts.detected is not Detected.UP or now_s < self._control_deadline(facts):
+        if facts.detected is not Detected.UP or now_s < self._greeting.deadline_s(facts):
             return False
         if facts.gone:
             facts.stale = True
             return True
-        since_s = self._control_deadline(facts) - self._timers.silence_s
+        since_s = self._greeting.deadline_s(facts) - self._timers.silence_s
         if self._exchange.database.get(facts.port.neighbour) is None:
             facts.up_at_s = now_s  # nobody we know of is missing; look again later
             return False
@@ -374,44 +321,22 @@ class MeshNode:
         facts.in_step = False
         facts.heard_incarnation = 0
         if facts.heard_at_s is None and not facts.announced:
-            facts.topology_heard = self._topology()  # this node started after that daemon had gone
+            facts.topology_heard = self._computer.topology()  # this node started after that daemon had gone
         self._exchange.flooding.close(facts.port.key)
         self._raise_generation(facts, CONTROL_LOST)
         self._events.append(ControlGone(facts.port.key, facts.port.neighbour, facts.generation, since_s))
         return True
 
-    def _greet(self, now_s: float, facts: LinkFacts, *, solicit: bool) -> None:
-        """Send a HELLO, or put it off where one has just left."""
-        if facts.detected is not Detected.UP:
-            return
-        if now_s - facts.hello_sent_s < HELLO_GAP_S:
-            facts.hello_due_s = min(facts.hello_due_s, facts.hello_sent_s + HELLO_GAP_S)
-            facts.solicit_next = facts.solicit_next or solicit
-            return
-        interval_s = self._timers.hello_interval_s
-        facts.hello_sent_s = now_s
-        facts.hello_due_s = now_s + interval_s * (1 - JITTER * self._rng.random())
-        facts.solicit_next = False
-        database = self._exchange.database
-        hello = Hello(
-            self._name, self._incarnation, facts.heard_incarnation, database.digest, database.current_count, solicit
-        )
-        self._exchange.send(facts.port.key, encode(hello))
-
     # ---- our own record ----
 
-    def _peer_view(self, port: LinkPort) -> Adjacency | None:
+    def _peer_view(self, facts: LinkFacts) -> Adjacency | None:
         """The adjacency as the other end announces it."""
-        known = self._exchange.database.get(port.neighbour)
-        wanted = (self._name, port.neighbour_address, port.local_address)
-        for a in known.record.adjacencies if known else ():
-            if (a.neighbour, a.local_address, a.neighbour_address) == wanted:
-                return a
-        return None
+        known = self._exchange.database.get(facts.port.neighbour)
+        return facts.port.peer_view(self._name, known.record if known else None)
 
     def _raise_generation(self, facts: LinkFacts, adopted: tuple[AdjacencyState, ...]) -> None:
         """Take the peer's number over if it reports the same kind of fault, else go above both."""
-        theirs = self._peer_view(facts.port)
+        theirs = self._peer_view(facts)
         peer = theirs.generation if theirs else 0
         if theirs and theirs.state in adopted and peer >= facts.generation:
             facts.generation = peer
@@ -420,7 +345,7 @@ class MeshNode:
 
     def _changed(self, now_s: float) -> None:
         """Something was learned: settle if it is time, tell the others what changed about us."""
-        topology = self._topology()
+        topology = self._computer.topology()
         for facts in self._links.values():
             if facts.gone and facts.topology_heard != topology:
                 facts.topology_moved = True
@@ -444,7 +369,7 @@ class MeshNode:
                 continue
             facts.announced = True
             port = facts.port
-            theirs = self._peer_view(port)
+            theirs = self._peer_view(facts)
             facts.generation = max(facts.generation, theirs.generation if theirs else 0)
             out.append(
                 Adjacency(
@@ -455,20 +380,23 @@ class MeshNode:
 
     def _originate(self, now_s: float) -> None:
         """Make our record anew and flood it."""
-        self._sequence += 1
-        record = LinkStateRecord(
-            self._name, self._incarnation, self._sequence, self._no_transit, self._prefixes, self._adjacencies()
-        )
+        adjacencies = self._adjacencies()
+        incarnation, sequence = self._version.next()
+        record = LinkStateRecord(self._name, incarnation, sequence, self._no_transit, self._prefixes, adjacencies)
         self._exchange.originate(now_s, record)
 
     # ---- answers ----
 
+    def _computed(self) -> Routing:
+        return self._computer.compute(self._links.values(), self._links_version)
+
     def ready(self) -> Ready:
         """Drain what the calls since the last one brought."""
         events, self._events = tuple(self._events), []
-        changed = self._settled and self._compute() != self._routes_told
+        routing = self._computed()
+        changed = self._settled and routing != self._routes_told
         if changed:
-            self._routes_told = self._routing
+            self._routes_told = routing
         return Ready(self._exchange.drain(), changed, events)
 
     @property
@@ -478,15 +406,15 @@ class MeshNode:
 
     def routes(self) -> tuple[MeshRoute, ...]:
         """Routes to all prefixes of other nodes that a path leads to, by prefix."""
-        return self._compute().routes
+        return self._computed().routes
 
     def unreachable(self) -> tuple[Prefix, ...]:
         """Prefixes of known nodes that no path leads to."""
-        return self._compute().unreachable
+        return self._computed().unreachable
 
     def isolated(self) -> frozenset[str]:
         """Known nodes that no path leads to."""
-        return self._compute().isolated
+        return self._computed().isolated
 
     def records(self) -> Mapping[str, KnownRecord]:
         """All known records by origin, this node's own included; ``.record`` and ``.age_s(now_s)``."""
@@ -497,29 +425,3 @@ class MeshNode:
         facts = self._links[key]
         alive = facts.control_alive(now_s, self._timers.silence_s)
         return LinkView(facts.generation, facts.cost, facts.state(), alive, facts.in_step, facts.heard_at_s)
-
-    def _topology(self) -> int:
-        """Version of the usable topology, counted up with each change; rebuilds the graph where needed."""
-        key = (self._exchange.database.changes, 0)
-        if key != self._graph_key:
-            self._graph_key = key
-            graph = build_graph(known.record for known in self._exchange.database.known.values())
-            if graph.topology != self._graph.topology:
-                self._topology_version += 1
-            self._graph = graph
-        return self._topology_version
-
-    def _compute(self) -> Routing:
-        key = (self._exchange.database.changes, self._own_changes)
-        if key != self._routing_key:
-            self._routing_key = key
-            self._topology()
-            hops: dict[End, NextHop] = {}
-            for facts in self._links.values():
-                if facts.detected is not Detected.DOWN:
-                    port = facts.port
-                    hop = NextHop(port.interface, port.ifindex, port.neighbour_address, port.neighbour)
-                    hops[(port.neighbour, port.local_address, port.neighbour_address)] = hop
-            records = {origin: known.record for origin, known in self._exchange.database.known.items()}
-            self._routing = compute_routes(self._name, records, self._graph, hops)
-        return self._routing
