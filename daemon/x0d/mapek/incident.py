@@ -39,7 +39,7 @@ class Trigger(Enum):
     VERIFY_EXPIRED = "verify_expired"
     """The kernel did not hold it within the time allowed."""
     WATCHED = "watched"
-    """Routes are only watched (``mesh.install_routes`` is false): nothing to wait for."""
+    """Nothing to wait for: routes are only watched, or the peer alone complains and treats it."""
     RECOVERED = "recovered"
     """The link is up again."""
     SUPERSEDED = "superseded"

@@ -145,12 +145,14 @@ class Loop:
         if event.reporter == self._node or event.reporter not in (event.link.node_a, event.link.node_b):
             return
         sign = sign_of_report(event)
-        if sign is None:
-            self._reports.remove(event)
-            return
-        self._reports.add(event)
         incident_id = IncidentId.of(event.link, event.generation)
         case = self._cases.get(incident_id)
+        if sign is None:
+            self._reports.remove(event)
+            if case is not None and case.is_end and case.sign is not None and case.sign.seen_by == event.reporter:
+                treatment.close(case, self._journal, moment, Trigger.RECOVERED, f"{event.reporter} reports it up")
+            return
+        self._reports.add(event)
         if case is None and self._is_ours(event.link):
             latest = self._cases.latest(event.link)
             if latest is None or latest.incident.id.generation < event.generation:
@@ -212,7 +214,7 @@ class Loop:
         if case.stage is Stage.REQUESTED:
             case.moved_early = event
             return
-        if not self._is_answer(case, event):
+        if not treatment.is_answer(case, event):
             if event.moved:
                 treatment.record_reroute(case, self._journal, moment, event)
             return
@@ -223,18 +225,6 @@ class Loop:
         case.unreachable = missing or case.unreachable
         self._explain(case, moment)
         treatment.finish_reroute(case, self._journal, moment, event, missing, self._wait_ns)
-
-    def _is_answer(self, case: Case, event: RoutesMoved) -> bool:
-        """Whether the reroute is what this case waits for, and not one of its side effects."""
-        if not case.is_open:
-            return False
-        if not case.is_end or case.incident.cause in (Cause.LINK_DEAD, Cause.NODE_GONE):
-            return True
-        if case.incident.cause is Cause.CONTROL_PLANE_GONE:
-            return False
-        if case.stage is Stage.IN_FORCE:
-            return event.decided_at_ns >= case.remedy_started_at_ns
-        return bool(event.moved) and case.incident.healing_mode == MODE_AUTO
 
     def _on_action_ended(self, event: ActionEnded, moment: Moment) -> None:
         case = self._cases.get(event.incident)
@@ -256,10 +246,13 @@ class Loop:
     # ---- time ----
 
     def _on_deadline(self, case: Case, moment: Moment) -> None:
-        """Look once for oneself where nobody told of a reroute; else escalate."""
-        waited_for_moved = case.incident.state is IncidentState.OPEN or (
-            case.incident.state is IncidentState.ACTING and case.stage is Stage.IN_FORCE
-        )
+        """Look once for oneself where nobody told of a reroute; else escalate.  A peer's alone is not ours to end."""
+        is_open = case.incident.state is IncidentState.OPEN
+        if is_open and case.sign is not None and case.sign.state is not AdjacencyState.DOWN:
+            detail = f"this end saw nothing wrong itself; {case.sign.seen_by} treats it"
+            treatment.close(case, self._journal, moment, Trigger.WATCHED, detail)
+            return
+        waited_for_moved = is_open or (case.incident.state is IncidentState.ACTING and case.stage is Stage.IN_FORCE)
         if waited_for_moved and case.link is not None:
             treatment.start_read_back(case, self._journal, moment, Trigger.SETTLED, self._wait_ns)
         else:
@@ -283,6 +276,7 @@ class Loop:
         case = Case(blank, sign.link, sign, fault_at_ns, detected_at_ns)
         if sign.state is AdjacencyState.DOWN:
             case.held_until_ns = moment.now_ns + HOLD_NS
+        if sign.state is AdjacencyState.DOWN or sign.seen_by != self._node:
             case.deadline_ns = moment.now_ns + self._wait_ns
         self._cases.add(case)
         self._cases.forget()
@@ -310,6 +304,8 @@ class Loop:
         is_own = sign.seen_by == self._node and known is not None and known.seen_by != self._node
         if known is None or sign.state > known.state or (is_own and sign.state >= known.state):
             case.sign = sign
+            if is_own and sign.state is not AdjacencyState.DOWN and case.incident.state is IncidentState.OPEN:
+                case.deadline_ns = None
             self._explain(case, moment)
 
     def _apply_remedy(self, case: Case, link: LinkKey, moment: Moment) -> None:

@@ -12,7 +12,16 @@ from x0d.mapek.events import Perform, RoutesMoved, Verify
 from x0d.mapek.incident import Trigger
 from x0d.mapek.journal import Journal, Moment
 from x0d.mapek.model import Cause, Evidence, IncidentState, Step
-from x0d.mapek.plan import describe_moved, plan, plan_undo, record_observed, record_planned, record_routes, shorten
+from x0d.mapek.plan import (
+    MODE_AUTO,
+    describe_moved,
+    plan,
+    plan_undo,
+    record_observed,
+    record_planned,
+    record_routes,
+    shorten,
+)
 from x0d.mesh.model import LinkKey, Prefix
 
 REACHED_AGAIN = "every prefix it had cut off is reached again"
@@ -140,6 +149,19 @@ def end_undo(case: Case, journal: Journal, moment: Moment, outcome: Outcome) -> 
 
 
 # ---- reroute and read-back ----
+
+
+def is_answer(case: Case, event: RoutesMoved) -> bool:
+    """Whether the reroute is what this case waits for, and not one of its side effects."""
+    if not case.is_open:
+        return False
+    if not case.is_end or case.incident.cause in (Cause.LINK_DEAD, Cause.NODE_GONE):
+        return True
+    if case.incident.cause is Cause.CONTROL_PLANE_GONE:
+        return False
+    if case.stage is Stage.IN_FORCE:
+        return event.decided_at_ns >= case.remedy_started_at_ns
+    return bool(event.moved) and case.incident.healing_mode == MODE_AUTO
 
 
 def record_reroute(case: Case, journal: Journal, moment: Moment, moved: RoutesMoved) -> None:
