@@ -28,6 +28,8 @@ from x0d.service.execute import Executor
 SETTLE_S = 3.0  # six hellos of the default pace
 REPAIR_S = 10.0  # the kernel's table is read back and mended this often
 CHANGES_LOGGED_MAX = 16
+REFUSALS_LOGGED_MAX = 64  # distinct ones; a flood of bad datagrams is counted, not logged
+ADDRESS_ALERT = "duplicate_address"
 ROUTES_ALERT = "routes"
 
 log = structlog.get_logger()
@@ -62,6 +64,7 @@ class MeshService:
         self._dirty = asyncio.Event()
         self._rearm = asyncio.Event()
         self._holding_until_ns = 0
+        self._refusals_logged: set[tuple[LinkKey, str]] = set()
         self.refused: dict[str, int] = {}
         self.own_sent: dict[str, int] = {}
 
@@ -143,10 +146,10 @@ class MeshService:
         try:
             self.core.receive(self._now_s(), key, payload)
         except InvalidInput as refusal:
-            reason = "malformed"
-            if self.refused.get(reason, 0) == 0:
+            self.refused["malformed"] = self.refused.get("malformed", 0) + 1
+            if (key, str(refusal)) not in self._refusals_logged and len(self._refusals_logged) < REFUSALS_LOGGED_MAX:
+                self._refusals_logged.add((key, str(refusal)))
                 log.warning(telemetry.DATAGRAM_REFUSED, link=str(key), reason=str(refusal))
-            self.refused[reason] = self.refused.get(reason, 0) + 1
             return
         self.flush()
 
@@ -250,6 +253,7 @@ class MeshService:
                 took_ms=round((outcome.ended_at_ns - decided_at_ns) / 1e6, 2),
                 causes=[f"{key}:{generation}" for key, generation in causes.items()],
             )
+        self._look_for_duplicates()
         self._report(TopologySeen(self.core.isolated(), self._clock.monotonic_ns()))
         if causes:
             self._report(
@@ -263,6 +267,18 @@ class MeshService:
                     observed_only=not self.install_routes,
                 )
             )
+
+    def _look_for_duplicates(self) -> None:
+        """Two nodes with one stable address (what a node announces first) draw each other's traffic."""
+        owners: dict[Prefix, list[str]] = {}
+        for origin, known in self.core.records().items():
+            for prefix in known.record.prefixes[:1]:
+                owners.setdefault(prefix, []).append(origin)
+        twice = [f"{' and '.join(sorted(names))} both have {prefix}" for prefix, names in owners.items() if names[1:]]
+        if twice:
+            self._alerts.raise_alert(ADDRESS_ALERT, f"{'; '.join(sorted(twice))}: give each node an address of its own")
+        else:
+            self._alerts.clear(ADDRESS_ALERT)
 
     async def _install(self, decided_at_ns: int) -> tuple[Outcome, tuple[RouteChange, ...]]:
         wanted = {prefix: route.next_hop for prefix, route in self._routes.items()}
