@@ -99,6 +99,7 @@ def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guest]:
     assert 0 == started.returncode, started.stderr
     guest = Guest(started.stdout.strip())
     try:
+        guest.output("systemctl", "log-target", "journal")
         guest.output("ip", "link", "add", INTERFACE, "type", "veth", "peer", "name", "x0dv1")
         for end in (INTERFACE, "x0dv1"):
             guest.output("ip", "link", "set", end, "up")
