@@ -200,17 +200,22 @@ def test_errors_become_statuses(error: Any, status: StatusCode) -> None:  # noqa
 
 
 def test_unary_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call without a deadline gets the server's, and the servicer is cancelled."""
+    """A call without a deadline gets the server's; a reload under way is finished all the same."""
     monkeypatch.setattr(gate, "UNARY_S_DEFAULT", 0.05)
 
     async def scene() -> StatusCode:
         async with running() as lab, lab.channel() as channel:
+            slow_disk = asyncio.Event()
 
-            async def forever() -> None:
-                await asyncio.Event().wait()
+            async def wait() -> None:
+                await slow_disk.wait()
 
-            lab.node.before = forever
-            return (await outcome(node_pb2_grpc.NodeServiceStub(channel).Reload(node_pb2.ReloadRequest())))[0]
+            lab.node.before = wait
+            status, _ = await outcome(node_pb2_grpc.NodeServiceStub(channel).Reload(node_pb2.ReloadRequest()))
+            assert 0 == lab.node.reloads
+            slow_disk.set()
+            await until(lambda: lab.node.reloads == 1)
+            return status
 
     assert StatusCode.DEADLINE_EXCEEDED == run(scene())
 

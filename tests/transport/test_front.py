@@ -12,6 +12,7 @@ import pytest
 from fakes.control import Lab, run, running, until
 from x0d.errors import AddressUnavailable
 from x0d.transport import front
+from x0d.transport.access import Caller, Roles
 from x0d.transport.grpc_server import ControlServer
 from x0d.v1 import node_pb2, node_pb2_grpc
 
@@ -87,8 +88,10 @@ def test_live_socket_is_not_stolen() -> None:
 
     async def scene() -> None:
         async with running() as lab:
+            second = ControlServer(lab.runtime_dir)
             with pytest.raises(AddressUnavailable, match="another process answers"):
-                await ControlServer(lab.runtime_dir).start()
+                await second.start()
+            await second.stop(0.0)
             assert "n1" == await answers(lab)
 
     run(scene())
@@ -141,12 +144,28 @@ def test_half_close_ends_both_sides() -> None:
         async with running() as lab:
             reader, writer = await asyncio.open_unix_connection(str(lab.runtime_dir / "x0d.sock"))
             await until(lambda: lab.server.connections == 1)
-            writer.write_eof()
-            await reader.read()
-            await until(lambda: lab.server.connections == 0)
+            async with asyncio.timeout(gate_closes_s / 2):
+                writer.write_eof()
+                await reader.read()
+                await until(lambda: lab.server.connections == 0)
             writer.close()
 
+    gate_closes_s = 5.0  # gRPC itself gives up a connection on which no call ever began after so long
     run(scene())
+
+
+def test_limits_of_others() -> None:
+    """A uid that is not admin has a limit of its own, and all such uids leave room for admins."""
+    path = Path("/run/x0d/x0d.sock")
+    roles = Roles(frozenset({0}), frozenset({998}))
+    admin, viewer = Caller(0, frozenset()), Caller(7, frozenset({998}))
+    crowded = front.Front(path, path, path, roles)
+    crowded._by_uid[7] = front.CONNECTIONS_PER_UID_MAX
+    assert [True, False] == [crowded._full(viewer), crowded._full(admin)]
+    crowded._by_uid[8] = front.CONNECTIONS_MAX - front.CONNECTIONS_ADMIN_RESERVED - front.CONNECTIONS_PER_UID_MAX
+    assert [True, False] == [crowded._full(Caller(9, frozenset())), crowded._full(admin)]
+    crowded._by_uid[0] = front.CONNECTIONS_ADMIN_RESERVED
+    assert crowded._full(admin)
 
 
 def test_connection_limit() -> None:

@@ -4,7 +4,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from x0d.service.api_convert import to_message
-from x0d.service.views import Views
+from x0d.service.views import ReloadResult, Views
 from x0d.v1 import node_pb2, node_pb2_grpc
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
     def __init__(self, views: Views) -> None:
         self._views = views
         self._one_reload = asyncio.Lock()
+        self._reloads: set[asyncio.Task[ReloadResult]] = set()
         self._one_doctor = asyncio.Lock()
 
     async def GetStatus(  # noqa: N802 - gRPC's name
@@ -34,9 +35,18 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         request: node_pb2.ReloadRequest,  # noqa: ARG002 - empty
         context: "_Context",  # noqa: ARG002 - not needed
     ) -> node_pb2.ReloadResponse:
-        """One at a time; a file that is not valid changes nothing."""
+        """One at a time; a file that is not valid changes nothing.
+
+        A client that leaves, or whose deadline passes, does not stop a reload half-way.
+        """
+        reload = asyncio.get_running_loop().create_task(self._reload())
+        self._reloads.add(reload)
+        reload.add_done_callback(self._reloads.discard)
+        return to_message(await asyncio.shield(reload), node_pb2.ReloadResponse)
+
+    async def _reload(self) -> ReloadResult:
         async with self._one_reload:
-            return to_message(await self._views.node.reload(), node_pb2.ReloadResponse)
+            return await self._views.node.reload()
 
     async def RunDoctor(  # noqa: N802 - gRPC's name
         self,

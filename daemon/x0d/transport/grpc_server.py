@@ -128,17 +128,17 @@ class ControlServer:
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None
+            self._backend.unlink(missing_ok=True)
         await self._front.stop()
-        self._backend.unlink(missing_ok=True)
 
     def _make_private(self) -> None:
         """Make the directory that only our uid can enter, and empty it of an earlier life's sockets."""
         check_path(self._backend)
         try:
             self._private.mkdir(mode=0o700, exist_ok=True)
-            self._private.chmod(0o700)
             if self._private.is_symlink() or self._private.stat().st_uid != os.geteuid():
                 raise AddressUnavailable(f"{self._private} belongs to somebody else; remove it")
+            self._private.chmod(0o700)
             clear_stale(self._backend)
             for entry in self._private.iterdir():
                 if caller_of(f"unix:{entry}", self._private) is not None:
