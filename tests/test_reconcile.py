@@ -160,3 +160,49 @@ def test_deletions_come_last_routes_first() -> None:
     observed = ObservedRoutes({BASE: PutNexthop(BASE, hop.gateway, hop.ifindex)}, {PREFIXES[0]: BASE, PREFIXES[1]: 0})
     expected = (DeleteRoute(PREFIXES[0]), DeleteRoute(PREFIXES[1]), DeleteNexthop(BASE))
     assert expected == plan_routes({}, observed, BASE)
+
+
+def test_few_routes_of_a_dead_next_hop_move_first_as_well() -> None:
+    """Where the dead object is the smaller one, its routes still move by one message before they change objects."""
+    dead, alive = HOPS[0], HOPS[4]
+    observed = held({BASE: dead, BASE + 1: alive}, {BASE: PREFIXES[:3], BASE + 1: PREFIXES[3:8]})
+    expected = (
+        PutNexthop(BASE, alive.gateway, alive.ifindex),
+        *(PutRoute(prefix, BASE + 1) for prefix in PREFIXES[:3]),
+        DeleteNexthop(BASE),
+    )
+    assert expected == plan_routes(dict.fromkeys(PREFIXES[:8], alive), observed, BASE, frozenset({pair(dead)}))
+
+
+def test_takeovers_that_depend_on_each_other_are_ordered() -> None:
+    """A route that leaves for an object which itself changes its next hop waits until that has happened."""
+    a, b, c = HOPS[0], HOPS[4], HOPS[8]
+    observed = held({BASE: a, BASE + 1: b}, {BASE: PREFIXES[:4], BASE + 1: PREFIXES[4:7]})
+    wanted = dict.fromkeys(PREFIXES[:3], b) | {PREFIXES[3]: c} | dict.fromkeys(PREFIXES[4:7], c)
+    expected = (
+        PutNexthop(BASE + 1, c.gateway, c.ifindex),
+        PutRoute(PREFIXES[3], BASE + 1),
+        PutNexthop(BASE, b.gateway, b.ifindex),
+    )
+    assert expected == plan_routes(wanted, observed, BASE)
+
+
+def test_takeovers_that_wait_for_each_other_get_a_new_object() -> None:
+    """Two objects that would swap next hops, each with a route that stays: one is given up for a new object."""
+    a, b = HOPS[0], HOPS[4]
+    observed = held({BASE: a, BASE + 1: b}, {BASE: PREFIXES[:4], BASE + 1: PREFIXES[4:8]})
+    wanted = dict.fromkeys(PREFIXES[:3], b) | {PREFIXES[3]: a} | dict.fromkeys(PREFIXES[4:7], a) | {PREFIXES[7]: b}
+    expected = (
+        PutNexthop(BASE + 2, a.gateway, a.ifindex),
+        *(PutRoute(prefix, BASE + 2) for prefix in PREFIXES[3:7]),
+        PutNexthop(BASE, b.gateway, b.ifindex),
+        PutRoute(PREFIXES[7], BASE),
+        DeleteNexthop(BASE + 1),
+    )
+    assert expected == plan_routes(wanted, observed, BASE)
+
+
+def held(objects: dict[int, NextHop], routes: dict[int, list[Prefix]]) -> ObservedRoutes:
+    """Objects by their next hop, and the routes on each."""
+    nexthops = {number: PutNexthop(number, hop.gateway, hop.ifindex) for number, hop in objects.items()}
+    return ObservedRoutes(nexthops, {prefix: number for number, those in routes.items() for prefix in those})
