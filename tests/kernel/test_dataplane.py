@@ -298,11 +298,24 @@ def test_missing_object_says_how_to_build(world: World) -> None:
 def test_without_capability_bpf_is_not_available(world: World) -> None:
     """A process without capabilities gets a sentence and not a traceback of the kernel's errno."""
     script = "import sys; sys.path.insert(0, sys.argv[1])\nfrom x0d.kernel.dataplane import require_bpf\nrequire_bpf()"
-    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--clear-groups"]
-    command += [sys.executable, "-c", script, str(REPOSITORY / "daemon")]
+    command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", sys.executable]
+    command += ["-c", script, str(REPOSITORY / "daemon")]
     done = world.run(lambda: subprocess.run(command, capture_output=True, text=True, check=False))
     assert "NotSupported: bpf(2) is not available" in done.stderr
     assert "CAP_BPF" in done.stderr
+
+
+def test_three_capabilities_suffice(world: World) -> None:
+    """With the service's capabilities and no memory to lock, the program is attached and then adopted."""
+    world.add_veth("va", "vb")
+    bounds = ["setpriv", "--bounding-set=-all,+bpf,+net_admin,+perfmon", "--inh-caps=-all", "prlimit", "--memlock=0"]
+    namespace = world.run(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY))
+    for adopted in ("False", "True"):
+        with loader(world, 1, namespace, *bounds) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline().split() == ["va", adopted]
+            process.kill()
+    os.close(namespace)
 
 
 @pytest.mark.skipif(shutil.which("clang") is None, reason="needs clang")
@@ -393,9 +406,9 @@ def make_plane(bpffs_dir: Path, object_file: Path = OBJECT_FILE) -> XdpDataPlane
     )
 
 
-def loader(world: World, session: int, namespace: int) -> "subprocess.Popen[str]":
+def loader(world: World, session: int, namespace: int, *bounds: str) -> "subprocess.Popen[str]":
     """Start a loader process on va, in a namespace given by its descriptor."""
-    command = ["nsenter", f"--net=/proc/self/fd/{namespace}", sys.executable, str(LOADER)]
+    command = ["nsenter", f"--net=/proc/self/fd/{namespace}", *bounds, sys.executable, str(LOADER)]
     return subprocess.Popen(
         [*command, str(world.bpffs_dir), str(session), "va"],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY / "daemon")},
