@@ -121,9 +121,7 @@ def encode(message: Message) -> bytes:
     match message:
         case Hello():
             flags = SOLICIT if message.solicit else 0
-            body = _HELLO.pack(
-                message.incarnation, message.heard_incarnation, message.digest, message.records, flags
-            )
+            body = _HELLO.pack(message.incarnation, message.heard_incarnation, message.digest, message.records, flags)
             data = _head(HELLO, message.sender) + body
         case StatePart():
             version = message.version

@@ -81,14 +81,18 @@ class Database:
         """The newest record of a node."""
         return self._known.get(origin)
 
-    def put(self, now_s: float, record: LinkStateRecord, body: bytes, age_s: float) -> bool:
-        """Take a record that is newer than the one known; False where it is too old or there is no room."""
+    def put(self, now_s: float, record: LinkStateRecord, body: bytes, age_s: float, *, own: bool = False) -> bool:
+        """Take a record that is newer than the one known; False where it is too old or there is no room.
+
+        There is always room for this node's ``own``.
+        """
         old = self._known.get(record.origin)
         assert old is None or old.record.version < record.version
         if age_s >= self._record_max_s * FADED_SHARE:
             return False
         size = self._bytes + len(body) - (len(old.body) if old else 0)
-        if old is None and (len(self._known) >= NODES_MAX or size > BODY_BYTES_MAX):
+        full = (old is None and len(self._known) >= NODES_MAX) or self._bytes < size > BODY_BYTES_MAX
+        if full and not own:
             self.refused += 1
             return False
         self._bytes = size

@@ -206,12 +206,12 @@ class Detector:
             return None
         self._up = self._ever_up = True
         self._up_since_ns = now_ns
-        return Verdict(True, "probes_answered", now_ns, self.last_sign_ns, 0)
+        return Verdict(up=True, kind="probes_answered", at_ns=now_ns, last_sign_ns=self.last_sign_ns, unanswered=0)
 
     def _down(self, at_ns: int, kind: str) -> Verdict:
         self._up = False
         self._adapt_hold(at_ns - self._up_since_ns)
-        verdict = Verdict(False, kind, at_ns, self.last_sign_ns, self._unanswered)
+        verdict = Verdict(up=False, kind=kind, at_ns=at_ns, last_sign_ns=self.last_sign_ns, unanswered=self._unanswered)
         self._clean_since_ns = None
         # What was answered before the fault is no sign of a return.
         self._sent = deque((p for p in self._sent if p[0] > self._record.sequence_last), PROBES_KEPT_MAX)

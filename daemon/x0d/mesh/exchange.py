@@ -51,7 +51,7 @@ class Exchange:
 
     def originate(self, now_s: float, record: LinkStateRecord) -> None:
         """Take this node's own new record and flood it at once."""
-        self.database.put(now_s, record, encode_body(record), 0.0)
+        self.database.put(now_s, record, encode_body(record), 0.0, own=True)
         self.flooding.flood(now_s, record.origin, record.version, but=None)
         self.pump(now_s)
 
@@ -89,7 +89,10 @@ class Exchange:
 
     def receive_ack(self, key: LinkKey, message: Ack) -> bool:
         """Take acknowledgements; True when now nothing is owed to this neighbour any more."""
-        return any([self.flooding.has(key, version.origin, version.number) for version in message.versions])
+        settled = False
+        for version in message.versions:
+            settled = self.flooding.has(key, version.origin, version.number) or settled
+        return settled
 
     def receive_summary(self, now_s: float, key: LinkKey, message: Summary) -> None:
         """Send the neighbour what its summary lacks."""

@@ -42,9 +42,9 @@ class Greeting:
         )
         self._exchange.send(facts.port.key, encode(hello))
 
-    def deadline_s(self, facts: LinkFacts) -> float:
-        """When the neighbour's silence means something (more)."""
+    def deadline_s(self, facts: LinkFacts, awake_at_s: float) -> float:
+        """When the neighbour's silence means something (more); we listen since ``awake_at_s``."""
         if facts.gone_since_s is not None:
             return float("inf") if facts.stale else facts.gone_since_s + self._timers.stale_max_s
         heard_at_s = facts.up_at_s if facts.heard_at_s is None else facts.heard_at_s
-        return max(heard_at_s, facts.up_at_s) + self._timers.silence_s
+        return max(heard_at_s, facts.up_at_s, awake_at_s) + self._timers.silence_s

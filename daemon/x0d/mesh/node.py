@@ -26,14 +26,7 @@ from collections.abc import Mapping
 
 from x0d.errors import InvalidInput
 from x0d.mesh.adjacency import Detected, LinkFacts, LinkPort, LinkView
-from x0d.mesh.codec import (
-    GENERATION_MAX,
-    Ack,
-    Hello,
-    StatePart,
-    Summary,
-    decode,
-)
+from x0d.mesh.codec import Ack, Hello, StatePart, Summary, decode
 from x0d.mesh.database import KnownRecord
 from x0d.mesh.events import (
     ControlBack,
@@ -48,14 +41,8 @@ from x0d.mesh.events import (
 )
 from x0d.mesh.exchange import Exchange, check_sender
 from x0d.mesh.greeting import Greeting
-from x0d.mesh.model import (
-    Adjacency,
-    AdjacencyState,
-    LinkKey,
-    LinkStateRecord,
-    MeshRoute,
-    Prefix,
-)
+from x0d.mesh.links import LinkTable
+from x0d.mesh.model import AdjacencyState, LinkKey, LinkStateRecord, MeshRoute, Prefix
 from x0d.mesh.origin import OwnVersion
 from x0d.mesh.routing import RouteComputer
 from x0d.mesh.spf import Routing
@@ -82,12 +69,7 @@ class MeshNode:
     """Link states, shortest paths and routes of one node."""
 
     def __init__(
-        self,
-        name: str,
-        prefixes: tuple[Prefix, ...],
-        incarnation: int,
-        timers: MeshTimers,
-        rng: random.Random,
+        self, name: str, prefixes: tuple[Prefix, ...], incarnation: int, timers: MeshTimers, rng: random.Random
     ) -> None:
         """``incarnation``: wall-clock nanoseconds of the start; ``prefixes``: what this node announces."""
         self._name = name
@@ -95,12 +77,11 @@ class MeshNode:
         self._version = OwnVersion(name, incarnation)
         self._no_transit = False
         self._timers = timers
-        self._links: dict[LinkKey, LinkFacts] = {}
-        self._generations: dict[LinkKey, int] = {}
         self._exchange = Exchange(name, timers.record_max_s, timers.retransmit_s, timers.retransmit_max_s)
+        self._links = LinkTable(name, self._exchange.database)
         self._settle_at_s: float | None = None
         self._settled = False
-        self._links_version = 0
+        self._awake_at_s = float("-inf")
         self._age_at_s = float("-inf")
         self._events: list[MeshEvent] = []
         self._computer = RouteComputer(name, self._exchange.database)
@@ -115,20 +96,13 @@ class MeshNode:
         ``generation``: of its latest incident on record, so that numbers go on after a restart of all.
         """
         self._start_clock(now_s)
-        known = max(generation, self._generations.get(port.key, 0))
-        facts = LinkFacts(port, port.cost, generation=known)
         self._exchange.flooding.close(port.key)
-        self._links[port.key] = facts
-        self._links_version += 1
+        self._links.put(port, generation)
         self._changed(now_s)
 
     def remove_link(self, now_s: float, key: LinkKey) -> None:
         """Forget a link whose interface is gone (its generation is kept); nothing if it is not there."""
-        facts = self._links.pop(key, None)
-        if facts is None:
-            return
-        self._generations[key] = facts.generation
-        self._links_version += 1
+        self._links.remove(key)
         self._exchange.flooding.close(key)
         self._changed(now_s)
 
@@ -138,10 +112,10 @@ class MeshNode:
         if facts.detected is Detected.UP:
             return
         facts.detected = Detected.UP
-        self._links_version += 1
+        self._links.version += 1
         facts.up_at_s = now_s
         self._exchange.flooding.open(key)
-        self._greeting.greet(now_s, facts, self._version.incarnation, solicit=True)
+        self._greet(now_s, facts, solicit=True)
         self._changed(now_s)
 
     def link_down(self, now_s: float, key: LinkKey) -> int:
@@ -150,10 +124,10 @@ class MeshNode:
         if facts.detected is Detected.DOWN:
             return facts.generation
         facts.detected = Detected.DOWN
-        self._links_version += 1
+        self._links.version += 1
         facts.degraded = False
         facts.lose_control()
-        self._raise_generation(facts, (AdjacencyState.DOWN,))
+        self._links.raise_generation(facts, (AdjacencyState.DOWN,))
         self._exchange.flooding.close(key)
         self._changed(now_s)
         return facts.generation
@@ -163,7 +137,7 @@ class MeshNode:
         facts = self._links[key]
         if not facts.degraded:
             facts.degraded = True
-            self._raise_generation(facts, (AdjacencyState.DEGRADED,))
+            self._links.raise_generation(facts, (AdjacencyState.DEGRADED,))
             self._changed(now_s)
         return facts.generation
 
@@ -185,7 +159,7 @@ class MeshNode:
     def set_no_transit(self, now_s: float, value: bool) -> None:  # noqa: FBT001 - the value is the point
         """Announce that routes should end here and not pass through; at once, settled or not."""
         self._no_transit = value
-        if value and any(facts.in_step for facts in self._links.values()):
+        if value and self._links.in_step:
             self._settled = True
         self._changed(now_s)
 
@@ -209,7 +183,7 @@ class MeshNode:
                 self._receive_state(now_s, facts, message)
             case Ack():
                 if self._exchange.receive_ack(key, message) and not facts.in_step:
-                    self._greeting.greet(now_s, facts, self._version.incarnation, solicit=True)
+                    self._greet(now_s, facts, solicit=True)
             case Summary():
                 self._exchange.receive_summary(now_s, key, message)
 
@@ -231,7 +205,7 @@ class MeshNode:
             if not self._exchange.flooding.owes(facts.port.key) and (facts.mismatches > 1 or not facts.in_step):
                 self._exchange.send_summary(facts.port.key)
         if hello.solicit:
-            self._greeting.greet(now_s, facts, self._version.incarnation, solicit=False)
+            self._greet(now_s, facts, solicit=False)
 
     def _step_in(self, now_s: float, facts: LinkFacts) -> None:
         facts.in_step = True
@@ -256,11 +230,16 @@ class MeshNode:
             self._version.rise_above(version)
         learned = self._exchange.receive_state(now_s, facts.port.key, message)
         if learned is not None:
-            if version.origin != self._name:
+            if version.origin == self._name:
+                self._links.take_up(learned.record)
+            else:
                 self._events.extend(reports(learned.record, learned.old))
             self._changed(now_s)
         if not facts.in_step and not self._exchange.flooding.owes(facts.port.key):
-            self._greeting.greet(now_s, facts, self._version.incarnation, solicit=True)
+            self._greet(now_s, facts, solicit=True)
+
+    def _greet(self, now_s: float, facts: LinkFacts, *, solicit: bool) -> None:
+        self._greeting.greet(now_s, facts, self._version.incarnation, solicit=solicit)
 
     def _outbid(self, now_s: float) -> None:
         """Flood a record of ours above the newer one that somebody holds (RFC 2328 section 13.4)."""
@@ -272,11 +251,13 @@ class MeshNode:
     def tick(self, now_s: float) -> None:
         """Do what is due: HELLOs, repetitions, silence of control planes, ageing, settling."""
         self._start_clock(now_s)
-        for facts in self._links.values():
+        if now_s - self.next_tick_s > self._timers.hello_interval_s:
+            self._awake_at_s = now_s  # we slept, and what was said meanwhile may not be read yet
+        for facts in self._links:
             if facts.detected is Detected.UP and now_s >= facts.hello_due_s:
-                self._greeting.greet(now_s, facts, self._version.incarnation, solicit=facts.solicit_next)
-        if any([self._watch_control(now_s, facts) for facts in self._links.values()]):
-            self._changed(now_s)
+                self._greet(now_s, facts, solicit=facts.solicit_next)
+        for facts in self._links:
+            self._watch_control(now_s, facts)
         if now_s >= self._age_at_s:
             self._age_at_s = now_s + AGEING_INTERVAL_S
             self._events.extend(NodeGone(origin) for origin in self._exchange.age(now_s))
@@ -294,9 +275,9 @@ class MeshNode:
     def next_tick_s(self) -> float:
         """When ``tick`` next has something to do; in the past: at once."""
         instants = [self._age_at_s, self._version.outbid_due_s]
-        for facts in self._links.values():
+        for facts in self._links:
             if facts.detected is Detected.UP:
-                instants += [facts.hello_due_s, self._greeting.deadline_s(facts)]
+                instants += [facts.hello_due_s, self._greeting.deadline_s(facts, self._awake_at_s)]
         if not self._settled and self._settle_at_s is not None:
             instants.append(self._settle_at_s)
         due = self._exchange.flooding.next_due_s
@@ -306,81 +287,46 @@ class MeshNode:
         if self._settle_at_s is None:
             self._settle_at_s = now_s + self._timers.settle_s
 
-    def _watch_control(self, now_s: float, facts: LinkFacts) -> bool:
-        """Judge the neighbour's silence; True when the adjacency may have changed."""
-        if facts.detected is not Detected.UP or now_s < self._greeting.deadline_s(facts):
-            return False
+    def _watch_control(self, now_s: float, facts: LinkFacts) -> None:
+        """Judge the neighbour's silence."""
+        deadline_s = self._greeting.deadline_s(facts, self._awake_at_s)
+        if facts.detected is not Detected.UP or now_s < deadline_s:
+            return
         if facts.gone:
             facts.stale = True
-            return True
-        since_s = self._greeting.deadline_s(facts) - self._timers.silence_s
+            self._changed(now_s)
+            return
+        since_s = facts.up_at_s if facts.heard_at_s is None else max(facts.heard_at_s, facts.up_at_s)
         if self._exchange.database.get(facts.port.neighbour) is None:
             facts.up_at_s = now_s  # nobody we know of is missing; look again later
-            return False
+            return
         facts.gone_since_s = since_s
         facts.in_step = False
         facts.heard_incarnation = 0
         if facts.heard_at_s is None and not facts.announced:
             facts.topology_heard = self._computer.topology()  # this node started after that daemon had gone
         self._exchange.flooding.close(facts.port.key)
-        self._raise_generation(facts, CONTROL_LOST)
+        self._links.raise_generation(facts, CONTROL_LOST)
         self._events.append(ControlGone(facts.port.key, facts.port.neighbour, facts.generation, since_s))
-        return True
+        self._changed(now_s)
 
     # ---- our own record ----
 
-    def _peer_view(self, facts: LinkFacts) -> Adjacency | None:
-        """The adjacency as the other end announces it."""
-        known = self._exchange.database.get(facts.port.neighbour)
-        return facts.port.peer_view(self._name, known.record if known else None)
-
-    def _raise_generation(self, facts: LinkFacts, adopted: tuple[AdjacencyState, ...]) -> None:
-        """Take the peer's number over if it reports the same kind of fault, else go above both."""
-        theirs = self._peer_view(facts)
-        peer = theirs.generation if theirs else 0
-        if theirs and theirs.state in adopted and peer >= facts.generation:
-            facts.generation = peer
-        else:
-            facts.generation = min(max(facts.generation, peer) + 1, GENERATION_MAX)
-
     def _changed(self, now_s: float) -> None:
         """Something was learned: settle if it is time, tell the others what changed about us."""
-        topology = self._computer.topology()
-        for facts in self._links.values():
-            if facts.gone and facts.topology_heard != topology:
-                facts.topology_moved = True
+        self._links.mark_topology(self._computer.topology())
         if not self._settled:
-            links = self._links.values()
-            judged = bool(links) and all(facts.judged for facts in links)
-            if not judged and (self._settle_at_s is None or now_s < self._settle_at_s):
+            if not self._links.judged and (self._settle_at_s is None or now_s < self._settle_at_s):
                 return
             self._settled = True
         own = self._exchange.database.get(self._name)
-        content = (self._no_transit, self._prefixes, self._adjacencies())
+        content = (self._no_transit, self._prefixes, self._links.adjacencies())
         if own is None or content != (own.record.no_transit, own.record.prefixes, own.record.adjacencies):
             self._originate(now_s)
 
-    def _adjacencies(self) -> tuple[Adjacency, ...]:
-        out = []
-        for key in sorted(self._links):
-            facts = self._links[key]
-            state = facts.state()
-            if state is None:
-                continue
-            facts.announced = True
-            port = facts.port
-            theirs = self._peer_view(facts)
-            facts.generation = max(facts.generation, theirs.generation if theirs else 0)
-            out.append(
-                Adjacency(
-                    port.neighbour, port.local_address, port.neighbour_address, facts.cost, state, facts.generation
-                )
-            )
-        return tuple(out)
-
     def _originate(self, now_s: float) -> None:
         """Make our record anew and flood it."""
-        adjacencies = self._adjacencies()
+        adjacencies = self._links.adjacencies()
         incarnation, sequence = self._version.next()
         record = LinkStateRecord(self._name, incarnation, sequence, self._no_transit, self._prefixes, adjacencies)
         self._exchange.originate(now_s, record)
@@ -388,7 +334,7 @@ class MeshNode:
     # ---- answers ----
 
     def _computed(self) -> Routing:
-        return self._computer.compute(self._links.values(), self._links_version)
+        return self._computer.compute(self._links, self._links.version)
 
     def ready(self) -> Ready:
         """Drain what the calls since the last one brought."""

@@ -16,15 +16,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from x0d.mesh.model import (
-    Address,
-    Adjacency,
-    AdjacencyState,
-    LinkStateRecord,
-    MeshRoute,
-    NextHop,
-    Prefix,
-)
+from x0d.mesh.model import Address, Adjacency, AdjacencyState, LinkStateRecord, MeshRoute, NextHop, Prefix
 
 Length = tuple[int, int]
 """Nodes on the way that carry transit last, and cost."""
