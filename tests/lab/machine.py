@@ -7,6 +7,7 @@ never mistaken for it.
 
 import fcntl
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -141,3 +142,20 @@ def wait_until(holds: Callable[[], bool], timeout_s: float, poll_s: float = POLL
             return False
         time.sleep(poll_s)
     return True
+
+
+def end_processes(namespace: str, timeout_s: float) -> None:
+    """Kill what runs in a namespace (traffic, shells, daemons that would not end), save this process itself.
+
+    Raises:
+        LabError: some do not end.
+    """
+
+    def rest() -> list[Process]:
+        found = (Process.of(pid) for pid in pids_in(namespace) if pid != os.getpid())
+        return [process for process in found if process]
+
+    for process in rest():
+        process.signal(signal.SIGKILL)
+    if not wait_until(lambda: not rest(), timeout_s):
+        raise LabError(f"processes {[process.pid for process in rest()]} in {namespace} do not end")

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from lab import machine, topology, wires
+from lab import building, machine, topology, wires
 from lab.machine import LabError, Process, batch, inside, run
 from lab.nodes import ROOT, NodeDaemon, config_text
 
@@ -27,24 +27,6 @@ NAME_FORM = re.compile(r"[a-z0-9][a-z0-9-]{0,15}")
 DIRECTORY = Path(os.environ.get("X0D_LAB_DIR", "/run/x0d-lab"))
 END_S = 3.0
 LOCK_S = 30.0
-
-# What x0d's installation sets on a router, and what a lab needs beside it.
-SYSCTLS = {
-    "ipv4/ip_forward": 1,
-    "ipv4/conf/all/rp_filter": 0,
-    "ipv4/conf/default/rp_filter": 0,
-    "ipv4/conf/all/send_redirects": 0,
-    "ipv4/conf/default/send_redirects": 0,
-    "ipv4/conf/all/accept_redirects": 0,
-    "ipv4/conf/default/accept_redirects": 0,
-    "ipv4/fib_multipath_hash_policy": 1,
-    "ipv4/nexthop_compat_mode": 0,
-    "ipv6/conf/all/disable_ipv6": 0,
-    "ipv6/conf/default/disable_ipv6": 0,
-    "ipv6/conf/all/forwarding": 1,
-    "ipv6/conf/all/accept_dad": 0,
-    "ipv6/conf/default/accept_dad": 0,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +137,7 @@ class Lab:
         machine.wait_until(lambda: not any(daemon.process for daemon in self.daemons.values()), END_S)
         present = [name for name in self.all_namespaces if name in machine.namespaces()]
         for namespace in present:
-            _end_processes(namespace)
+            machine.end_processes(namespace, END_S)
         for namespace in present:
             run(["ip", "netns", "del", namespace])
         _remove_directory(self.directory)
@@ -318,7 +300,7 @@ class Lab:
         pins.mkdir()
         run(["mount", "-t", "bpf", "-o", "mode=0700", "bpf", str(pins)])
         batch(None, [f"netns add {name}" for name in self.all_namespaces])
-        self._make_links()
+        building.make_links(self.topology, self.namespace)
         (pins / "wire").mkdir()
         wires.load(wires.build(ROOT / ".cache"), pins / "wire")
         for link in self.topology.links:
@@ -328,45 +310,7 @@ class Lab:
             (pins / node).mkdir()
             daemon.prepare(config_text(self.topology, node, daemon.directory, pins / node, self.options.config))
         if self.options.static_routes:
-            self._add_static_routes()
-
-    def _make_links(self) -> None:
-        links = self.topology.links
-        machine.write_sysctls(
-            self.wire_namespace, {"ipv6/conf/all/disable_ipv6": 1, "ipv6/conf/default/disable_ipv6": 1}
-        )
-        for node in self.topology.nodes:
-            machine.write_sysctls(self.namespace(node), SYSCTLS)
-            batch(self.namespace(node), ["link set dev lo up", f"addr add {self.topology.address(node)}/32 dev lo"])
-        batch(None, [
-            f"link add {link.interface(node)} index {link.ifindex(node)} netns {self.namespace(node)} type veth"
-            f" peer name {link.wire_interface(node)} index {link.wire_ifindex(node)} netns {self.wire_namespace}"
-            for link in links for node in link.ends
-        ])  # fmt: skip
-        batch(
-            self.wire_namespace,
-            [f"link set dev {link.wire_interface(node)} up" for link in links for node in link.ends],
-        )
-        for node in self.topology.nodes:
-            lines = []
-            for link in self.topology.links_of(node):
-                if link.link_local:
-                    lines.append(f"link set dev {link.interface(node)} addrgenmode none")
-                lines.append(f"link set dev {link.interface(node)} up")
-                lines.append(f"addr add {link.address_with_length(node)} dev {link.interface(node)}")
-            batch(self.namespace(node), lines)
-
-    def _add_static_routes(self) -> None:
-        for node in self.topology.nodes:
-            by_neighbour = {link.other(node): link for link in self.topology.links_of(node)}
-            lines = []
-            for target, hop in self.topology.next_hops(node).items():
-                link = by_neighbour[hop]
-                via = f"inet6 {link.address(hop)}" if link.link_local else link.address(hop)
-                source = f"src {self.topology.address(node)}"
-                prefix = f"{self.topology.address(target)}/32"
-                lines.append(f"route add {prefix} via {via} dev {link.interface(node)} {source} proto static")
-            batch(self.namespace(node), lines)
+            building.add_static_routes(self.topology, self.namespace)
 
 
 def directory_of(name: str) -> Path:
@@ -404,19 +348,6 @@ def remove(name: str) -> bool:
 
 def _stamp(what: str) -> FaultStamp:
     return FaultStamp(what, time.monotonic_ns(), time.time_ns() / 1e6)
-
-
-def _end_processes(namespace: str) -> None:
-    """Kill what runs in a namespace of this lab: traffic, shells, daemons that would not end."""
-
-    def rest() -> list[Process]:
-        found = (Process.of(pid) for pid in machine.pids_in(namespace) if pid != os.getpid())
-        return [process for process in found if process]
-
-    for process in rest():
-        process.signal(signal.SIGKILL)
-    if not machine.wait_until(lambda: not rest(), END_S):
-        raise LabError(f"processes {[process.pid for process in rest()]} in {namespace} do not end")
 
 
 def _remove_directory(directory: Path) -> None:

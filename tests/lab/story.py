@@ -2,33 +2,25 @@
 
 Everything told is observed: packets by a numbered stream between two nodes, routes and counters in the kernel, steps
 in the incidents that x0d recorded (read with x0ctl, as an operator would).  A part that does not hold ends the story
-with a sentence that says what was expected, and exit status 1.  Whatever happens, the lab is removed, unless it is to
-be kept.
+with a sentence that says what was expected.
 """
 
-import argparse
 import itertools
 import json
-import os
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from types import FrameType
 
 import grpc
 
-from lab import control, network, pins, timeline, topology
-from lab.machine import LabError, wait_until
-from lab.network import FaultStamp, Lab, Options
-from lab.nodes import ROOT
+from lab import control, pins, timeline, topology
+from lab.machine import wait_until
+from lab.network import FaultStamp, Lab
+from lab.teller import Teller
 from lab.timeline import Event, Json
 from lab.traffic import INTERVAL_S, Report, Stream
 
-TOPOLOGY = "ring:4+1-3"
 SOURCE, TARGET = "n1", "n3"
 STREAM_S = 120.0  # the bound of the whole story
 SETTLE_S = 20.0
@@ -37,43 +29,10 @@ RETURN_S = 15.0  # for the better path to be taken again
 CONTROL_GONE_S = 10.0  # for the neighbours to notice a dead daemon
 OUTAGE_MAX_MS = 1000.0  # sanity, not a benchmark: probes every 50 ms, three missing
 CALM_S = 0.5
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-EXISTS = 4  # exit status: the lab is there already, and is not ours to remove
 
 
 class StoryError(Exception):
     """A part of the story did not happen; the message says what was expected."""
-
-
-@dataclass(frozen=True, slots=True)
-class Teller:
-    """Prints the story, in colour on a terminal."""
-
-    colour: bool
-
-    def heading(self, text: str) -> None:
-        """A part begins."""
-        self._print(f"\n\x1b[1;36m{text}\x1b[0m" if self.colour else f"\n== {text}")
-
-    def line(self, text: str) -> None:
-        """Anything."""
-        self._print(text)
-
-    def held(self, text: str) -> None:
-        """Something expected was seen."""
-        self._print(f"  \x1b[32mok\x1b[0m {text}" if self.colour else f"  ok {text}")
-
-    def failed(self, text: str) -> None:
-        """The story ends."""
-        self._print(f"\x1b[1;31mnot as expected:\x1b[0m {text}" if self.colour else f"not as expected: {text}")
-
-    def indented(self, text: str) -> None:
-        """A drawing or a table."""
-        self._print("".join(f"    {line}\n" for line in text.splitlines()).rstrip("\n"))
-
-    def _print(self, text: str) -> None:
-        sys.stdout.write(f"{text}\n")
-        sys.stdout.flush()
 
 
 class Story:
@@ -309,91 +268,3 @@ class Story:
                 Event((report.last_lost_ns - fault.at_ns) / 1e6, SOURCE, 0, "last packet lost (sending time)")
             )
         return events
-
-
-def hints(lab: Lab) -> str:
-    """Commands to try in a lab that is kept."""
-    return f"""The lab is still up. Things to try:
-  scripts/lab status --name {lab.name}
-  scripts/lab ctl --name {lab.name} n2 status
-  scripts/lab ctl --name {lab.name} n2 link list
-  scripts/lab ctl --name {lab.name} n1 mesh routes
-  scripts/lab ctl --name {lab.name} n2 incident list
-  scripts/lab ctl --name {lab.name} n2 watch incidents      (and in another terminal:)
-  scripts/lab fault --name {lab.name} cut n2-n3
-  scripts/lab fault --name {lab.name} heal n2-n3
-  scripts/lab exec --name {lab.name} n2 curl -s http://127.0.0.1:9475/metrics
-  .venv/bin/x0ctl --endpoint unix://{lab.daemons["n2"].socket} -o json incident list
-When done: scripts/lab down --name {lab.name}"""
-
-
-def main(argv: Sequence[str]) -> int:
-    """Tell the story; 0 if it held, 1 if not, 2 wrong usage, 4 if there is a lab of that name already."""
-    parser = argparse.ArgumentParser("demo", description="A mesh of four routers heals itself, before your eyes.")
-    parser.add_argument("--keep", action="store_true", help="leave the lab running and say what to try in it")
-    parser.add_argument("--name", default="demo", help="name of the lab (default: %(default)s)")
-    parser.add_argument("--no-color", action="store_true", help="plain text, as it is without a terminal")
-    parser.add_argument("--slowness", type=float, default=1.0, metavar="FACTOR",
-                        help="stretch every time: for emulated machines (default: %(default)g)")  # fmt: skip
-    asked = parser.parse_args(argv)
-    teller = Teller(sys.stdout.isatty() and not asked.no_color and "NO_COLOR" not in os.environ)
-    for number in INTERRUPTS:
-        signal.signal(number, _interrupt)
-    try:
-        if network.directory_of(asked.name).exists():
-            teller.failed(
-                f"there is a lab {asked.name!r} already; remove it with: scripts/lab down --name {asked.name}"
-            )
-            return EXISTS
-        return _tell(asked, teller)
-    except KeyboardInterrupt:
-        teller.line("\nstopped; the lab is removed")
-        return 130
-    except LabError as err:
-        teller.failed(str(err))
-        return 1
-
-
-def _tell(asked: argparse.Namespace, teller: Teller) -> int:
-    begun = time.monotonic()
-    lab = Lab.create(asked.name, Options(TOPOLOGY, config=_slow_config(asked.slowness)))
-    kept = False
-    try:
-        Story(lab, teller, asked.slowness).tell()
-        teller.heading(f"The story held; it took {time.monotonic() - begun:.0f} s")
-        kept = asked.keep
-    except (StoryError, LabError) as err:
-        teller.failed(str(err))
-        for node, daemon in lab.daemons.items():
-            teller.line(f"-- the end of {node}.log")
-            teller.indented(daemon.log_tail())
-        return 1
-    finally:
-        if kept:
-            teller.line(hints(lab))
-        else:
-            _ignore_interrupts()  # a second Ctrl-C does not end the cleaning up
-            lab.remove()
-    return 0
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    _ignore_interrupts()
-    raise KeyboardInterrupt
-
-
-def _ignore_interrupts() -> None:
-    for number in INTERRUPTS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _slow_config(slowness: float) -> dict[str, dict[str, object]]:
-    """Timers of daemons that share an emulated processor; none for a slowness of 1."""
-    if slowness == 1:
-        return {}
-    return {"mesh": {"probe_interval_ms": round(50 * slowness), "hello_interval_ms": round(500 * slowness)}}
-
-
-if __name__ == "__main__":
-    os.chdir(ROOT)
-    sys.exit(main(sys.argv[1:]))
