@@ -13,6 +13,8 @@ from x0d.mesh.model import LinkKey
 
 
 class Cause(Enum):
+    """What went wrong."""
+
     LINK_DEAD = "link_dead"
     LINK_DEGRADED = "link_degraded"
     CONTROL_PLANE_GONE = "control_plane_gone"
@@ -20,6 +22,8 @@ class Cause(Enum):
 
 
 class IncidentState(Enum):
+    """How far an incident has come; ``incident.py`` has the transitions."""
+
     OPEN = "open"
     ACTING = "acting"
     VERIFYING = "verifying"
@@ -28,6 +32,8 @@ class IncidentState(Enum):
 
 
 class Role(Enum):
+    """What this node has to do with the link."""
+
     END = "end"
     """This node is an end of the link."""
     OBSERVER = "observer"
@@ -36,6 +42,8 @@ class Role(Enum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class IncidentId:
+    """Name of an incident, the same at every node."""
+
     link: str
     """Text of the ``LinkKey``."""
     generation: int
@@ -45,11 +53,14 @@ class IncidentId:
 
     @classmethod
     def of(cls, link: LinkKey, generation: int) -> "IncidentId":
+        """Make the id of a link's incident."""
         return cls(str(link), generation)
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
+    """Something that was seen."""
+
     at_unix_ms: int
     kind: str
     """A fixed word, such as ``probes_unanswered``, ``carrier_lost``, ``peer_reported``."""
@@ -58,6 +69,8 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Step:
+    """A part of the healing, and how long it took."""
+
     name: str
     """``detect``, ``decide``, ``act`` or ``verify``."""
     duration_ms: float
@@ -68,6 +81,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class ActionRecord:
+    """An action and what became of it; texts for the operator."""
+
     action: str
     detail: str
     precondition: str

@@ -21,7 +21,7 @@ from x0d.mesh.events import ControlBack, ControlGone, MeshEvent, PeerReported
 from x0d.mesh.model import Address, LinkKey, MeshRoute, NextHop, Prefix
 from x0d.mesh.node import LinkPort, LinkView, MeshNode
 from x0d.ports import Clock, DatagramSocket, RouteTable
-from x0d.reconcile import after_changes, forget_interface, plan_routes
+from x0d.reconcile import after_changes, forget_interface, plan_routes, unroutable
 from x0d.service.alerts import Alerts
 from x0d.service.execute import Executor
 
@@ -318,6 +318,7 @@ class MeshService:
             return True, "mesh.install_routes is false: nothing was installed"
         observed = self._observed = await self._table.read()
         wanted = {prefix: route.next_hop for prefix, route in self._routes.items()}
+        wanted = {prefix: hop for prefix, hop in wanted.items() if prefix not in unroutable(wanted)}
         missing = [str(prefix) for prefix in wanted if prefix not in observed.routes]
         astray = []
         port, _ = self._links.get(link, (None, None))
