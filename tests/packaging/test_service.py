@@ -221,11 +221,13 @@ def test_start_with_a_bad_configuration_is_not_tried_again(booted: Guest) -> Non
 
 
 def test_removal_leaves_configuration_and_state_alone(booted: Guest) -> None:
-    """`scripts/install --remove` detaches XDP and takes the programs; --purge takes the rest."""
+    """`scripts/install --remove` detaches XDP, takes address and programs; --purge takes the rest."""
     install = str(ROOT / "scripts" / "install")
     booted.write("/etc/x0d/x0d.toml", CONFIG)
     booted.output("systemctl", "start", "x0d")
+    assert "10.255.0.1/32" in booted.output("ip", "address", "show", "lo")
     booted.output(install, "--remove")
+    assert "10.255.0.1/32" not in booted.output("ip", "address", "show", "lo")
     assert "xdp" not in booted.output("ip", "link", "show", INTERFACE)
     assert 0 != booted.run("systemctl", "cat", "x0d").returncode
     gone = ["/usr/lib/x0d", "/usr/bin/x0d", "/usr/bin/x0ctl", UNIT, "/sys/fs/bpf/x0d", "/usr/lib/sysctl.d/60-x0d.conf"]
