@@ -1,4 +1,4 @@
-"""``scripts/demo``: makes the lab, has the story told, and removes the lab whatever happens, unless asked to keep it."""
+"""``scripts/demo``: makes the lab, has the story told, and removes the lab whatever happens, unless told to keep it."""
 
 import argparse
 import os
