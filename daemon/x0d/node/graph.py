@@ -58,6 +58,7 @@ class Graph:
         self._session = secrets.randbits(64) or 1
         self._knowledge = Knowledge(config.node.state_dir / "knowledge.db")
         self._generations: Mapping[str, int] = {}
+        self.sockets = DatagramSockets()
 
     # ---- steps ----
 
@@ -149,7 +150,7 @@ class Graph:
             encode=encode_request,
             plane=self._plane,
             source=self._source,
-            sockets=DatagramSockets(),
+            sockets=self.sockets,
             ports=LinkPorts(config.listen.probe_port, config.listen.mesh_port),
             mesh=self.mesh,
             clock=clock,

@@ -134,6 +134,7 @@ class Node:
                 mesh=graph.mesh,
                 healing=graph.healing,
                 alerts=self._alerts,
+                refused=lambda: graph.sockets.refused,
             )
         )
         listen = self._config.listen

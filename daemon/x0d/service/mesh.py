@@ -317,8 +317,8 @@ class MeshService:
         if not self.install_routes:
             return True, "mesh.install_routes is false: nothing was installed"
         observed = self._observed = await self._table.read()
-        wanted = {prefix: route.next_hop for prefix, route in self._routes.items()}
-        wanted = {prefix: hop for prefix, hop in wanted.items() if prefix not in unroutable(wanted)}
+        computed = {prefix: route.next_hop for prefix, route in self._routes.items()}
+        wanted = {prefix: computed[prefix] for prefix in computed.keys() - unroutable(computed)}
         missing = [str(prefix) for prefix in wanted if prefix not in observed.routes]
         astray = []
         port, _ = self._links.get(link, (None, None))

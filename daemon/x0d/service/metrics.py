@@ -6,7 +6,7 @@ renders it.  When the loop does not answer within ``SNAPSHOT_S`` the scrape fail
 
 import asyncio
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Metric
@@ -36,7 +36,7 @@ class Snapshot:
     probes: Sequence[ProbeCounter]
     nodes: int
     routes: int
-    refused: dict[str, int]
+    refused: Mapping[str, int]
     incidents_open: int
     alerts: int
 
@@ -53,7 +53,9 @@ class ScrapeCollector(Collector):
         mesh: MeshService,
         healing: HealingService,
         alerts: Alerts,
+        refused: Callable[[], Mapping[str, int]],
     ) -> None:
+        """``refused``: datagrams that the sockets refused, by reason."""
         self._loop = asyncio.get_running_loop()
         self._node = node
         self._interfaces = interfaces
@@ -61,6 +63,7 @@ class ScrapeCollector(Collector):
         self._mesh = mesh
         self._healing = healing
         self._alerts = alerts
+        self._refused = refused
 
     def describe(self) -> list[Metric]:
         """Nothing in advance: the registry need not scrape to learn the names."""
@@ -77,7 +80,7 @@ class ScrapeCollector(Collector):
             probes=self._interfaces.probe_counters(),
             nodes=status.nodes_known,
             routes=status.routes_installed,
-            refused=dict(self._mesh.refused),
+            refused={**self._refused(), **self._mesh.refused},
             incidents_open=len(self._healing.open_incidents()),
             alerts=len(self._alerts.names()),
         )

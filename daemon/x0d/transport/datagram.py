@@ -8,8 +8,10 @@ Probe sockets only send: answers are taken by XDP.  They have no reader and the 
 """
 
 import asyncio
+import errno
 import socket
 import struct
+from collections import Counter
 from collections.abc import Callable, Mapping
 from ipaddress import IPv6Address, ip_address
 
@@ -63,13 +65,13 @@ class InterfaceSocket:
         try:
             self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            raise AddressUnavailable(f"{where}: {_explain(error)}") from error
+            raise AddressUnavailable(f"{where}: {_explain(error)}", in_use=error.errno == errno.EADDRINUSE) from error
         try:
             self._scope = self._prepare(interface, receive_buffer_bytes if on_datagram else 0)
             self._socket.bind(self._sockaddr(local))
         except OSError as error:
             self._socket.close()
-            raise AddressUnavailable(f"{where}: {_explain(error)}") from error
+            raise AddressUnavailable(f"{where}: {_explain(error)}", in_use=error.errno == errno.EADDRINUSE) from error
         if on_datagram is not None:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._socket.fileno(), self._on_readable)
@@ -168,6 +170,16 @@ class DatagramSockets:
 
     def __init__(self) -> None:
         self._open: dict[_Key, _Shared] = {}
+        self._refused_before: Counter[str] = Counter()
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Datagrams refused so far, by reason, on sockets open and closed."""
+        total = Counter(dict.fromkeys(REFUSED_REASONS, 0))
+        total.update(self._refused_before)
+        for shared in self._open.values():
+            total.update(shared.socket.refused)
+        return total
 
     def open(
         self,
@@ -199,6 +211,7 @@ class DatagramSockets:
         del shared.views[neighbour]
         if not shared.views:
             shared.socket.close()
+            self._refused_before.update(shared.socket.refused)
             if self._open.get(key) is shared:
                 del self._open[key]
 
