@@ -65,7 +65,7 @@ class MeshService:
         self._rearm = asyncio.Event()
         self._holding_until_ns = 0
         self._refusals_logged: set[tuple[LinkKey, str]] = set()
-        self.refused: dict[str, int] = {}
+        self.refused: dict[str, int] = {"malformed": 0}
         self.own_sent: dict[str, int] = {}
 
     def connect(
