@@ -192,6 +192,16 @@ def test_other_length_is_dropped(reflector: Reflector, extra: int) -> None:
     assert reflector.counted() == {("probe", "drop"), "malformed"}
 
 
+@pytest.mark.parametrize("length", [0, 8, 55, 57, 0xFFFF])
+def test_other_udp_length_is_dropped(reflector: Reflector, length: int) -> None:
+    """A UDP length that disagrees with the IP header's is malformed."""
+    frame = bytearray(reflector.request().encode())
+    at = len(frame) - 48 - 4
+    frame[at : at + 2] = length.to_bytes(2, "big")
+    assert reflector.run(bytes(frame)).verdict == DROP
+    assert reflector.counted() == {("probe", "drop"), "malformed"}
+
+
 def test_truncated_at_every_byte(reflector: Reflector) -> None:
     """No cut of a request is answered, and each is counted once."""
     whole = reflector.request().encode()
