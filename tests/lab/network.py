@@ -293,7 +293,9 @@ class Lab:
 
     def _write_record(self) -> None:
         stored = {name: getattr(self.options, name) for name in Options.__slots__}
-        (self.directory / "lab.json").write_text(json.dumps(stored, indent=1) + "\n")
+        partial = self.directory / "lab.json.new"
+        partial.write_text(json.dumps(stored, indent=1) + "\n")
+        partial.rename(self.directory / "lab.json")
 
     def _build(self) -> None:
         pins = self.directory / "bpf"
