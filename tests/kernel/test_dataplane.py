@@ -58,7 +58,11 @@ def hook(world: World, index: int) -> XdpHook:
 
 def send_frames(world: World, interface: str, count: int) -> None:
     """Send IPv4 UDP frames to port 53 out of an interface."""
-    frame = Packet(NEIGHBOUR, LOCAL, b"x" * 20, destination_port=53).encode()
+    send_raw(world, interface, Packet(NEIGHBOUR, LOCAL, b"x" * 20, destination_port=53).encode(), count)
+
+
+def send_raw(world: World, interface: str, frame: bytes, count: int) -> None:
+    """Send a frame out of an interface, past the network stack."""
 
     def send() -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
@@ -84,6 +88,33 @@ def test_native_with_frags_is_first(world: World, plane: XdpDataPlane) -> None:
     pinned = sorted(path.name for path in (plane._directory / f"{index}-xdp").iterdir())
     assert pinned == ["link", "program"]
     assert frozenset({index}) == plane.attached_ifindexes()
+
+
+@pytest.mark.parametrize("ends", [("10.9.0.1", "10.9.0.2"), ("fe80::1", "fe80::2")], ids=["ipv4", "ipv6"])
+def test_probe_goes_round_on_the_wire(world: World, plane: XdpDataPlane, ends: tuple[str, str]) -> None:
+    """A request sent out of one end is answered by the kernel at the other and recorded on its return."""
+    one, other = world.add_veth("va", "vb"), world.index("vb")
+    here, there = map(ip_address, ends)
+    for name in ("va", "vb"):
+        attach(world, plane, name)
+    plane.put_link(one, there, here)
+    plane.put_link(other, here, there)
+    for sequence in range(1, 6):
+        payload = layout.encode_request(77, sequence, time.monotonic_ns())
+        send_raw(world, "va", Packet(here, there, payload).encode(), 1)
+    deadline_s = time.monotonic() + 5
+    while (record := plane.probe_record(one, there)) and record.replies_received < 5 and time.monotonic() < deadline_s:
+        os.sched_yield()
+    assert record is not None
+    assert (5, 5, 5, 0b11111) == (
+        record.replies_received,
+        record.sequence_last,
+        record.peer_requests_received,
+        record.received,
+    )
+    assert 0 < record.rtt_last_ns < record.rtt_sum_ns
+    events = {(c.ifindex, c.event): c.packets for c in plane.probe_counters()}
+    assert {(other, "answered"): 5, (one, "accepted"): 5} == events
 
 
 def test_restart_adopts(world: World) -> None:
