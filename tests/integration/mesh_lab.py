@@ -1,0 +1,140 @@
+"""A lab whose daemons run, seen through their API and their kernels, and brought back to order between tests."""
+
+import json
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import grpc
+
+from lab import control
+from lab.machine import wait_until
+from lab.network import FaultStamp, Lab, Options
+from lab.traffic import LOST_AFTER_S, Report, Stream
+from x0d.v1 import incident_pb2, mesh_pb2
+
+WAIT_S = 20.0
+START_S = 30.0
+CALM_S = 0.4
+QUICK: dict[str, dict[str, object]] = {"mesh": {"up_hold_ms": 300, "hello_interval_ms": 250}, "log": {"level": "debug"}}
+"""Timers that keep tests short: a daemon counts as gone after 1 s, a mended link is used again after 300 ms."""
+
+T = TypeVar("T")
+
+
+def expect(what: str, holds: Callable[[], bool], timeout_s: float = WAIT_S) -> None:
+    """Wait for a condition; a call that is not answered yet does not count as one that holds."""
+    assert wait_until(lambda: _answered(holds, default=False), timeout_s, 0.05), f"{what}, within {timeout_s:.0f} s"
+
+
+def _answered(ask: Callable[[], T], default: T) -> T:
+    try:
+        return ask()
+    except grpc.RpcError:
+        return default
+
+
+class MeshLab:
+    """Four words for tests: ``routes``, ``link``, ``incident`` and ``settle``."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.nodes = lab.topology.nodes
+        self._calm_routes: dict[str, dict[str, str]] = {}
+
+    # ---- order ----
+
+    def settle(self) -> None:
+        """End every fault, start what does not run, and wait for the routes that the mesh began with."""
+        for link in self.lab.faults():
+            self.lab.heal(link)
+        for node, daemon in self.lab.daemons.items():
+            if daemon.process is None:
+                self.lab.start(node)
+            else:
+                daemon.signal(signal.SIGCONT)
+        control.wait_settled(self.lab, START_S)
+        self._calm_routes = self._calm_routes or {node: self.routes(node) for node in self.nodes}
+        expect("all links up, at their costs", lambda: all(self._is_calm(node) for node in self.nodes), START_S)
+
+    def _is_calm(self, node: str) -> bool:
+        with control.connect(self.lab, node) as client:
+            links = client.links()
+        in_order = all(link.state == "up" and link.cost == link.cost_configured for link in links)
+        return in_order and self.routes(node) == self._calm_routes[node]
+
+    # ---- kernel ----
+
+    def routes(self, node: str) -> dict[str, str]:
+        """The kernel's mesh routes of a node: destination to the interface it leaves by."""
+        hops = {each["id"]: each["dev"] for each in json.loads(self.lab.run(node, "ip", "-j", "nexthop") or "[]")}
+        shown = json.loads(self.lab.run(node, "ip", "-j", "route", "show", "proto", control.ROUTE_PROTOCOL) or "[]")
+        return {each["dst"]: hops.get(each.get("nhid"), each.get("dev", "")) for each in shown}
+
+    def all_routes(self) -> dict[str, dict[str, str]]:
+        """``routes`` of every node."""
+        return {node: self.routes(node) for node in self.nodes}
+
+    def avoided(self, link: str) -> bool:
+        """Whether every node has all its routes, and none leaves by this link."""
+        wire = self.lab.topology.link(link)
+        tables = self.all_routes()
+        whole = all(len(table) == len(self.nodes) - 1 for table in tables.values())
+        return whole and not any(wire.interface(node) in tables[node].values() for node in wire.ends)
+
+    # ---- daemons ----
+
+    def link(self, node: str, neighbour: str) -> mesh_pb2.Link:
+        """A node's view of its link to a neighbour."""
+        with control.connect(self.lab, node) as client:
+            return next(link for link in client.links() if link.neighbour == neighbour)
+
+    def incidents(self, node: str, link: str, since: FaultStamp) -> list[incident_pb2.Incident]:
+        """A node's incidents of a link that were opened after an instant, newest first."""
+        name = self.lab.topology.link(link).name
+        with control.connect(self.lab, node) as client:
+            found = client.incidents()
+        return [
+            each
+            for each in found
+            if each.link.startswith(f"{name}.") and each.opened_at_unix_ms >= int(since.at_unix_ms)
+        ]
+
+    def incident(self, node: str, link: str, since: FaultStamp, *states: str) -> incident_pb2.Incident:
+        """Wait for a node's incident of a link that is in one of these states (default: closed)."""
+        found: list[incident_pb2.Incident] = []
+
+        def seen() -> bool:
+            found[:] = [each for each in self.incidents(node, link, since) if each.state in (states or ("closed",))]
+            return bool(found)
+
+        expect(f"{node} to have an incident of {link} in {states or 'closed'}", seen)
+        return found[-1]
+
+    def loses_nothing(self, stream: Stream) -> None:
+        """Wait until a stream has lost no packet for a while."""
+        expect("traffic to flow", lambda: stream.lost_lately(CALM_S) == 0)
+
+    def calm_stream(self, source: str, target: str, seconds: float = 60.0) -> Stream:
+        """Start traffic and wait until it flows."""
+        stream = Stream(self.lab, source, target, seconds)
+        expect("traffic to begin", lambda: stream.report().sent > 100 and stream.lost_lately(CALM_S) == 0)
+        return stream
+
+
+def lost_between(stream: Stream, since: FaultStamp) -> Report:
+    """What became of the packets sent since an instant; waits for the last of them."""
+    assert LOST_AFTER_S > 0
+    return stream.report(since.at_ns)
+
+
+@contextmanager
+def running_lab(name: str, options: Options) -> Iterator[MeshLab]:
+    """Make a lab and start its daemons; remove it at the end."""
+    with Lab.create(name, options) as lab:
+        for node in lab.topology.nodes:
+            lab.start(node)
+        mesh = MeshLab(lab)
+        mesh.settle()
+        yield mesh
