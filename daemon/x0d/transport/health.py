@@ -52,7 +52,7 @@ class Health(health_pb2_grpc.HealthServicer):
     ) -> Any:  # noqa: ANN401 - as above
         """Status now of every service."""
         statuses = {name: HealthCheckResponse(status=self._status(name)) for name in sorted(self._services)}
-        return health_pb2.HealthListResponse(statuses=statuses)  # type: ignore[attr-defined] # as above
+        return health_pb2.HealthListResponse(statuses=statuses)
 
     async def Watch(  # noqa: N802 - gRPC's name
         self,
