@@ -39,7 +39,7 @@ class End:
     port: LinkPort
     peer: str
     requests: int = 0
-    record: ProbeRecord = ProbeRecord()
+    record: ProbeRecord = field(default_factory=ProbeRecord)
 
 
 @dataclass

@@ -296,7 +296,7 @@ def _read_prefix(reader: Reader) -> Prefix:
     family, length = reader.unpack("!BB")
     packed = reader.take(_address_bytes(family))
     try:
-        return IPv4Network((packed, length)) if family == 4 else IPv6Network((packed, length))  # noqa: PLR2004 - IP version
+        return IPv4Network((packed, length)) if family == 4 else IPv6Network((packed, length))
     except ValueError as error:
         raise InvalidInput(f"bad prefix: {error}") from error
 
@@ -304,14 +304,14 @@ def _read_prefix(reader: Reader) -> Prefix:
 def _address_bytes(family: int) -> int:
     if family not in (4, 6):
         raise InvalidInput(f"address family {family}")
-    return 4 if family == 4 else 16  # noqa: PLR2004 - IP version
+    return 4 if family == 4 else 16
 
 
 def _read_adjacency(reader: Reader) -> Adjacency:
     neighbour = reader.name()
     (family,) = reader.unpack("!B")
     size = _address_bytes(family)
-    make = IPv4Address if family == 4 else IPv6Address  # noqa: PLR2004 - IP version
+    make = IPv4Address if family == 4 else IPv6Address
     local, remote = make(reader.take(size)), make(reader.take(size))
     cost, state, generation = reader.unpack("!HBI")
     if not cost or state not in AdjacencyState.__members__.values() or generation > GENERATION_MAX:

@@ -156,7 +156,7 @@ class MeshNode:
         self._prefixes = prefixes
         self._changed(now_s)
 
-    def set_no_transit(self, now_s: float, value: bool) -> None:  # noqa: FBT001 - the value is the point
+    def set_no_transit(self, now_s: float, value: bool) -> None:
         """Announce that routes should end here and not pass through; at once, settled or not."""
         self._no_transit = value
         if value and self._links.in_step:
@@ -320,6 +320,8 @@ class MeshNode:
                 return
             self._settled = True
         own = self._exchange.database.get(self._name)
+        if own is not None and own.record.incarnation < self._version.incarnation:
+            own = None  # of an earlier life
         content = (self._no_transit, self._prefixes, self._links.adjacencies())
         if own is None or content != (own.record.no_transit, own.record.prefixes, own.record.adjacencies):
             self._originate(now_s)
