@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULE_LINES_MAX = 400
+TEST_MODULE_LINES_MAX = 500  # a test module is a list of promises about one thing, read one at a time
 FUNCTION_LINES_MAX = 70
 VAGUE_NAMES = {"common", "helper", "helpers", "manager", "managers", "misc", "util", "utils"}
 # Joined, so that this file does not break its own rule.
@@ -117,10 +118,15 @@ def chance(module: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, f"{name}: pass a random.Random in"
 
 
+def lines_max(path: Path) -> int:
+    """Return how long a module may be."""
+    return TEST_MODULE_LINES_MAX if path.name.startswith("test_") else MODULE_LINES_MAX
+
+
 def test_modules_hold_one_idea() -> None:
-    """No module is longer than MODULE_LINES_MAX lines."""
+    """No module is longer than its limit."""
     lengths = {path: len(path.read_text().splitlines()) for path in MODULES}
-    assert [] == [f"{p.relative_to(ROOT)} has {n} lines" for p, n in lengths.items() if n > MODULE_LINES_MAX]
+    assert [] == [f"{path.relative_to(ROOT)} has {n} lines" for path, n in lengths.items() if n > lines_max(path)]
 
 
 def test_functions_fit_a_page() -> None:
