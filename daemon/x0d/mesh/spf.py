@@ -68,29 +68,32 @@ class Routing:
     """Known nodes that no path leads to."""
 
 
-def edge_order(edge: Edge) -> tuple[str, int, str, str]:
+def edge_order(edge: Edge) -> tuple[str, int, int, int]:
     """Order of a node's links: by neighbour, the cheapest of parallel ones first."""
     neighbour, local, remote = edge.end
-    return (neighbour, edge.cost, str(local), str(remote))
+    return (neighbour, edge.cost, int(local), int(remote))
 
 
 def build_graph(records: Iterable[LinkStateRecord]) -> Graph:
     """Find the usable links."""
-    reported: dict[str, dict[End, Adjacency]] = {}
+    # Addresses as integers here: hashing 400 IPv6Address objects takes longer than all the rest.
+    reported: dict[str, dict[tuple[str, int, int], Adjacency]] = {}
     transit_last: set[str] = set()
     draining: set[str] = set()
     for record in records:
-        reported[record.origin] = {(a.neighbour, a.local_address, a.neighbour_address): a for a in record.adjacencies}
+        reported[record.origin] = {
+            (a.neighbour, int(a.local_address), int(a.neighbour_address)): a for a in record.adjacencies
+        }
         transit_last.update(a.neighbour for a in record.adjacencies if a.state == AdjacencyState.TRANSIT_LAST)
         if record.no_transit:
             draining.add(record.origin)
     edges: dict[str, tuple[Edge, ...]] = {}
     for node, ends in reported.items():
         usable = []
-        for end, ours in ends.items():
-            neighbour, local, remote = end
+        for (neighbour, local, remote), ours in ends.items():
             theirs = reported.get(neighbour, {}).get((node, remote, local))
             if theirs and AdjacencyState.DOWN not in (ours.state, theirs.state):
+                end = (neighbour, ours.local_address, ours.neighbour_address)
                 usable.append(Edge(end, max(ours.cost, theirs.cost)))
         edges[node] = tuple(sorted(usable, key=edge_order))
     return Graph(edges, frozenset(transit_last | draining), frozenset(draining))
