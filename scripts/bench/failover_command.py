@@ -6,6 +6,7 @@ Stacks take turns, a block of trials each in a fresh lab, so that a machine that
 import argparse
 import json
 import random
+import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -119,10 +120,10 @@ def report(trials: Sequence[Trial], faults: Sequence[str], names: Sequence[str])
             chosen = [trial for trial in trials if (trial.stack, trial.fault) == (name, fault)]
             spread = Spread.of(_outages(chosen))
             if spread:
-                pressure = Spread.of(trial.pressure_percent for trial in chosen)
-                assert pressure is not None
-                rows.append([fault, name, *spread.cells(), f"{pressure.median:.0f} %"])
-    text = "Outage in ms\n\n" + table(["fault", "stack", *SPREAD_HEAD, "CPU pressure"], rows)
+                lost = statistics.median(trial.lost for trial in chosen)
+                pressure = statistics.median(trial.pressure_percent for trial in chosen)
+                rows.append([fault, name, *spread.cells(), f"{lost:.0f}", f"{pressure:.0f} %"])
+    text = "Outage in ms\n\n" + table(["fault", "stack", *SPREAD_HEAD, "packets lost", "CPU pressure"], rows)
     for fault in faults:
         ours, theirs = (
             Spread.of(_outages(trial for trial in trials if (trial.stack, trial.fault) == (name, fault)))

@@ -25,6 +25,8 @@ CLEAN_S = 2.0
 READY_S = 15.0
 LIMIT_S = 30.0
 """An outage that lasts longer counts as endless."""
+RETURN_S = 120.0
+"""FRR takes up to a minute until a link that had lost carrier is used again."""
 COUNT_S = 0.25
 POLL_S = 0.1
 STREAM_S = READY_S + LIMIT_S + 15.0
@@ -64,7 +66,7 @@ def run_trial(lab: Lab, stack: Stack, fault: str, number: int, chance: random.Ra
     source, target = lab.topology.nodes[0], _far_end(lab)
     with Stream(lab, source, target, STREAM_S) as stream:
         keep_apparatus_punctual((lab.namespace(source), lab.namespace(target)), traffic.__file__)
-        _wait_clean(stream)
+        wait_clean(stream)
         time.sleep(chance.uniform(0.0, PHASE_S))
         path = observed_path(lab, source, target)
         middle = len(path) // 2
@@ -76,7 +78,7 @@ def run_trial(lab: Lab, stack: Stack, fault: str, number: int, chance: random.Ra
         report = stream.report(stamp.at_ns)
     steps = _steps(lab, link, stamp) if isinstance(stack, X0d) else []
     lab.heal(link)
-    again_s = stack.wait_converged(lab, READY_S + LIMIT_S)
+    again_s = stack.wait_converged(lab, RETURN_S)
     time.sleep(stack.settle_s)
     return Trial(
         stack=stack.name,
@@ -130,7 +132,8 @@ def _far_end(lab: Lab) -> str:
     return max(topology.nodes, key=hops)
 
 
-def _wait_clean(stream: Stream) -> None:
+def wait_clean(stream: Stream) -> None:
+    """Wait until the stream has lost nothing for a second.  Raises LabError if that takes too long."""
     end = time.monotonic() + READY_S
     time.sleep(1.0 + traffic.LOST_AFTER_S)
     while (lost := stream.lost_lately(1.0)) > 0:
