@@ -58,10 +58,9 @@ def _run(loaded: config.Config) -> int:
 
 def _sentences(group: BaseExceptionGroup[BaseException]) -> str:
     """Text of the errors in a group, however deep they lie."""
-    texts = []
-    for error in group.exceptions:
-        texts.append(_sentences(error) if isinstance(error, BaseExceptionGroup) else str(error))
-    return "; ".join(texts)
+    return "; ".join(
+        _sentences(error) if isinstance(error, BaseExceptionGroup) else str(error) for error in group.exceptions
+    )
 
 
 def _doctor(file: Path, output: str) -> int:

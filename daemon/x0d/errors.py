@@ -92,4 +92,6 @@ class StorageFailed(X0dError):
 
 def errno_name(number: int) -> str:
     """``EBUSY`` for 16; the number itself where it has no name."""
+    if number == errno_names.EOPNOTSUPP:  # ENOTSUP is the same number, and not what the kernel's sources say
+        return "EOPNOTSUPP"
     return errno_names.errorcode.get(number, f"errno {number}")

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol
 
-from x0d.actions import ObservedRoutes as ObservedRoutes  # re-exported: the port speaks of it
-from x0d.actions import RouteChange
+from x0d.actions import ObservedRoutes, RouteChange
 from x0d.mapek.model import Incident
 from x0d.mesh.model import Address, Prefix, ProbeRecord
 
@@ -77,6 +76,12 @@ class DataPlane(Protocol):
             KernelRefused: no allowed mode works; ``refused`` modes are in its ``detail``.
         """
 
+    async def detach(self, ifindex: int) -> None:
+        """Take our program off an interface, with what is recorded of it; nothing happens if it is not there."""
+
+    def attached_ifindexes(self) -> frozenset[int]:
+        """Interfaces that our program is on, those of an earlier life included."""
+
     async def collect(self, ifindexes: frozenset[int]) -> None:
         """Unpin what belongs to interfaces that no longer exist; ``ifindexes`` are those that do."""
 
@@ -85,6 +90,9 @@ class DataPlane(Protocol):
 
     def delete_link(self, ifindex: int, neighbour: Address) -> None:
         """Forget a neighbour; nothing happens if it is not there."""
+
+    def links(self) -> Mapping[tuple[int, Address], Address]:
+        """Neighbours that XDP knows, (ifindex, neighbour) to own address; those of an earlier life included."""
 
     def probe_record(self, ifindex: int, neighbour: Address) -> ProbeRecord | None:
         """Read the kernel's record of a neighbour; None if there is none."""

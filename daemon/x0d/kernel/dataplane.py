@@ -22,6 +22,7 @@ from typing import TypeVar
 
 import structlog
 
+from x0d import telemetry
 from x0d.errors import KernelRefused, NotSupported
 from x0d.kernel import bpf, layout, pins
 from x0d.kernel.attachment import XdpAttacher
@@ -84,7 +85,7 @@ class XdpDataPlane:
         try:
             self._program(frags=True)
         except KernelRefused as refusal:  # below 5.18
-            log.info("xdp_frags_refused", errno=refusal.errno)
+            log.info(telemetry.XDP_FRAGS_REFUSED, errno=refusal.errno)
             self._program(frags=False)
         bpf.update(self._map_fds["x0d_config"], bytes(4), layout.encode_config(self._config))
         self._attacher = XdpAttacher(self._directory, self._program, allow_skb_mode=self._allow_skb_mode)
@@ -101,7 +102,9 @@ class XdpDataPlane:
             version = layout.decode_config(value).layout_version or version
         if not misfits and version == layout.LAYOUT_VERSION:
             return opened
-        log.warning("dataplane_maps_remade", pinned_version=version, version=layout.LAYOUT_VERSION, misfits=misfits)
+        log.warning(
+            telemetry.DATAPLANE_MAPS_REMADE, pinned_version=version, version=layout.LAYOUT_VERSION, misfits=misfits
+        )
         for name, fd in opened.items():
             (maps_dir / name).unlink()
             os.close(fd)

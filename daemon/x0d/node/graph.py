@@ -111,6 +111,7 @@ class Graph:
         stack.callback(self._source.close)
         stack.callback(self.links.close)
         await self.interfaces.start()
+        self.links.forget_former()
         if self.links.port_in_use is not None:
             raise self.links.port_in_use
 

@@ -79,9 +79,13 @@ class InterfaceService:
         self._wake.set()
 
     async def start(self) -> None:
-        """Attach to what exists and begin to watch."""
+        """Attach to what exists, begin to watch, and leave interfaces that an earlier life was configured for."""
         self._source.subscribe(self._on_event)
         await self._reconcile()
+        ours = {status.interface.ifindex for status in self._statuses.values() if status.interface}
+        for ifindex in sorted(self._plane.attached_ifindexes() - ours):
+            log.info(telemetry.INTERFACE_DETACHED, ifindex=ifindex, reason="not configured any more")
+            await self._plane.detach(ifindex)
 
     async def run(self) -> None:
         """Attach what appears; try blocked interfaces again."""

@@ -112,6 +112,14 @@ class LinkService:
             self.units.append(unit)
             self._try_bind(unit)
 
+    def forget_former(self) -> None:
+        """Let XDP forget the neighbours that an earlier life was configured for."""
+        index_of = {interface.name: interface.ifindex for interface in self._interfaces.values()}
+        ours = {(index_of.get(unit.entry.interface), unit.entry.address) for unit in self.units}
+        for ifindex, neighbour in self._plane.links():
+            if (ifindex, neighbour) not in ours:
+                self._plane.delete_link(ifindex, neighbour)
+
     # ---- what happens to interfaces ----
 
     def interface_ready(self, interface: Interface) -> None:
