@@ -58,7 +58,7 @@ class ControlBack:
 
 @dataclass(frozen=True, slots=True)
 class PeerReported:
-    """Another node's record tells that a link (ours or not) has left the state UP."""
+    """Another node's record tells that a link (ours or not) has left the state UP, or is UP again."""
 
     key: LinkKey
     generation: int
@@ -80,7 +80,15 @@ class NodeGone:
     node: str
 
 
-MeshEvent = ControlGone | ControlBack | PeerReported | NodeSeen | NodeGone
+@dataclass(frozen=True, slots=True)
+class NameDisputed:
+    """Somebody floods a record under this node's name that is newer than ours.
+
+    Once is an earlier life whose clock was ahead; again and again is a second node of this name.
+    """
+
+
+MeshEvent = ControlGone | ControlBack | PeerReported | NodeSeen | NodeGone | NameDisputed
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +114,11 @@ def reports(record: LinkStateRecord, old: LinkStateRecord | None) -> tuple[MeshE
             a.state,
         )
         for a in record.adjacencies
-        if a.state != AdjacencyState.UP
-        and before.get((a.neighbour, a.local_address, a.neighbour_address)) != (a.state, a.generation)
+        if _turned(before.get((a.neighbour, a.local_address, a.neighbour_address)), (a.state, a.generation))
     )
+
+
+def _turned(before: tuple[AdjacencyState, int] | None, now: tuple[AdjacencyState, int]) -> bool:
+    """Whether an adjacency left UP, came back to it, or has another fault; a new one that is UP has not."""
+    was_up, is_up = before is None or before[0] is AdjacencyState.UP, now[0] is AdjacencyState.UP
+    return before != now and not (was_up and is_up)

@@ -33,6 +33,7 @@ from x0d.mesh.events import (
     ControlGone,
     MeshEvent,
     MeshTimers,
+    NameDisputed,
     NodeGone,
     NodeSeen,
     PeerReported,
@@ -244,6 +245,7 @@ class MeshNode:
     def _outbid(self, now_s: float) -> None:
         """Flood a record of ours above the newer one that somebody holds (RFC 2328 section 13.4)."""
         if self._version.outbid(now_s):
+            self._events.append(NameDisputed())
             self._originate(now_s)
 
     # ---- time ----

@@ -5,7 +5,7 @@ A verdict goes to the mesh first, which floods and reroutes, and then as a sympt
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -17,14 +17,14 @@ from x0d.mesh.detector import DetectorTimers
 from x0d.mesh.events import ControlBack, ControlGone
 from x0d.mesh.model import Address, LinkKey, LinkState
 from x0d.mesh.node import LinkPort
-from x0d.mesh.quality import QualityChange
 from x0d.ports import Clock, DatagramSocket, DataPlane, Interface, InterfaceSource
 from x0d.service.alerts import Alerts
-from x0d.service.link import Binding, LinkUnit, NeighbourEntry, ProbeEncoder
+from x0d.service.link import Binding, LinkUnit, NeighbourEntry, ProbeEncoder, local_address
 from x0d.service.losses import SentHistory
 from x0d.service.mesh import MeshService
 
 RETRY_NS = 1_000_000_000
+COST_MAX = 65_535
 
 log = structlog.get_logger()
 
@@ -101,8 +101,12 @@ class LinkService:
             entry = wanted.pop((unit.entry.interface, unit.entry.address), None)
             if entry == unit.entry:
                 continue
+            if entry is not None and unit.key is not None and replace(unit.entry, cost=entry.cost) == entry:
+                self._set_cost(unit, unit.key, entry)
+                continue
             self._unbind(unit)
             if entry is None:
+                self._alerts.clear(unit.sockets_alert)
                 self.units.remove(unit)
                 continue
             unit.entry = entry
@@ -111,6 +115,16 @@ class LinkService:
             unit = LinkUnit(entry, self._timers, self._session, self._encode)
             self.units.append(unit)
             self._try_bind(unit)
+
+    def _set_cost(self, unit: LinkUnit, key: LinkKey, entry: NeighbourEntry) -> None:
+        """Advertise another cost of a working link; what a remedy has added stays until its undo."""
+        added = self._mesh.link_view(key).cost - unit.entry.cost
+        unit.entry = entry
+        self._tell_costs()
+        self._mesh.set_cost(key, min(entry.cost + added, COST_MAX))
+
+    def _tell_costs(self) -> None:
+        self._on_costs({unit.key: unit.entry.cost for unit in self.units if unit.key})
 
     def forget_former(self) -> None:
         """Let XDP forget the neighbours that an earlier life was configured for."""
@@ -137,6 +151,7 @@ class LinkService:
                 if unit.state in (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE):
                     self._down(unit, "interface_gone", f"interface {name} {reason}", at_ns, at_ns)
                 self._unbind(unit)
+                self._alerts.clear(unit.sockets_alert)
                 state = LinkState.BLOCKED if blocked else LinkState.WAITING
                 unit.enter(state, f"interface {name}: {reason}", at_ns)
 
@@ -162,6 +177,7 @@ class LinkService:
         local = local_address(interface, unit.entry.address)
         if local is None:
             self._unbind(unit)
+            self._alerts.clear(unit.sockets_alert)
             text = f"{interface.name} has no address on the network of {unit.entry.address}"
             unit.enter(LinkState.WAITING, text, now_ns)
             return
@@ -184,13 +200,13 @@ class LinkService:
             if isinstance(refusal, AddressUnavailable) and refusal.in_use:
                 self.port_in_use = refusal
             unit.enter(LinkState.BLOCKED, str(refusal), now_ns)
-            self._alerts.raise_alert(f"link_sockets {interface.name}", str(refusal))
+            self._alerts.raise_alert(unit.sockets_alert, str(refusal))
             return
-        self._alerts.clear(f"link_sockets {interface.name}")
+        self._alerts.clear(unit.sockets_alert)
         unit.bind(binding)
         unit.enter(LinkState.WAITING, "no probe answered yet", now_ns)
         self._mesh.put_link(port, binding.datagrams)
-        self._on_costs({unit.key: unit.entry.cost for unit in self.units if unit.key})
+        self._tell_costs()
 
     def _open(self, port: LinkPort) -> Binding:
         """Let XDP know the neighbour and open the sockets; nothing stays open if one is refused."""
@@ -245,34 +261,34 @@ class LinkService:
         own = self._mesh.own_sent
         self._history.remember(self._clock.monotonic_ns(), self._source.sent_packets(), own)
         for unit in self.units:
-            if unit.binding:
-                unit.probe(self._clock)
+            if unit.probe(self._clock):
                 own[unit.entry.interface] = own.get(unit.entry.interface, 0) + 1
 
     def judge(self, now_ns: int) -> None:
         """Read the kernel's records and pass on what changed."""
         for unit in self.units:
-            judgement = unit.judge(self._plane, now_ns)
-            if judgement.up is True:
+            up = unit.judge(self._plane, now_ns)
+            if up:
                 self._up(unit, now_ns)
-            elif judgement.up is False and unit.state is not LinkState.DOWN:
+            elif up is False and unit.state is not LinkState.DOWN:
                 count = unit.detector.unanswered
                 self._down(unit, "probes_unanswered", f"{count} probes unanswered", unit.detector.last_sign_ns, now_ns)
-            elif judgement.quality is not None and unit.state in (LinkState.UP, LinkState.DEGRADED):
-                self._judge_quality(unit, judgement.quality, now_ns)
+            elif unit.state is LinkState.UP and unit.quality.degraded:
+                self._degrade(unit, now_ns)
+            elif unit.state is LinkState.DEGRADED and not unit.quality.degraded:
+                self._clean(unit, now_ns)
 
     # ---- verdicts ----
 
     def _up(self, unit: LinkUnit, now_ns: int) -> None:
         key = unit.key
         assert key is not None
-        was_down = unit.state is LinkState.DOWN
         self._faults.pop(key, None)
+        unit.quality.interrupted()
         unit.enter(LinkState.UP, "probes answered", now_ns)
         self._mesh.link_up(key)
         log.info(telemetry.LINK_STATE_CHANGED, link=str(key), state="up", rtt_ms=unit.record.rtt_last_ns / 1e6)
-        if was_down:
-            self._report(LinkRecovered(key, unit.generation, now_ns, "probes are answered again, after a clean hold"))
+        self._recover(unit, "probes are answered again, after a clean hold", now_ns)
 
     def _down(self, unit: LinkUnit, kind: str, detail: str, fault_at_ns: int, now_ns: int) -> None:
         key = unit.key
@@ -286,6 +302,7 @@ class LinkService:
     def _symptom(self, unit: LinkUnit, kind: str, detail: str, fault_at_ns: int, now_ns: int) -> None:
         key = unit.key
         assert key is not None
+        unit.is_ailing = True
         log.warning(telemetry.LINK_STATE_CHANGED, link=str(key), state=unit.state.value, kind=kind, detail=detail)
         self._report(
             LinkSymptom(
@@ -301,19 +318,26 @@ class LinkService:
             )
         )
 
-    def _judge_quality(self, unit: LinkUnit, change: QualityChange, now_ns: int) -> None:
-        key = unit.key
-        assert key is not None
-        detail = f"{change.loss:.1%} of {change.probes} probes lost {change.direction}"
-        if change.degraded and unit.state is LinkState.UP:
-            unit.enter(LinkState.DEGRADED, detail, now_ns)
-            unit.generation = self._mesh.link_degraded(key)
-            self._symptom(unit, "loss", detail, unit.clean_until_ns, now_ns)
-        elif not unit.quality.degraded and unit.state is LinkState.DEGRADED:
-            unit.enter(LinkState.UP, "clean again", now_ns)
-            self._mesh.link_clean(key)
-            log.info(telemetry.LINK_STATE_CHANGED, link=str(key), state="up", detail=detail)
-            self._report(LinkRecovered(key, unit.generation, now_ns, detail))
+    def _recover(self, unit: LinkUnit, detail: str, now_ns: int) -> None:
+        """End what was reported of this link; also after its interface was made anew, or under a reload."""
+        if unit.is_ailing and unit.key is not None:
+            unit.is_ailing = False
+            self._report(LinkRecovered(unit.key, unit.generation, now_ns, detail))
+
+    def _degrade(self, unit: LinkUnit, now_ns: int) -> None:
+        assert unit.key is not None
+        detail = unit.describe_loss()
+        unit.enter(LinkState.DEGRADED, detail, now_ns)
+        unit.generation = self._mesh.link_degraded(unit.key)
+        self._symptom(unit, "loss", detail, unit.clean_until_ns, now_ns)
+
+    def _clean(self, unit: LinkUnit, now_ns: int) -> None:
+        assert unit.key is not None
+        detail = unit.describe_loss()
+        unit.enter(LinkState.UP, "clean again", now_ns)
+        self._mesh.link_clean(unit.key)
+        log.info(telemetry.LINK_STATE_CHANGED, link=str(unit.key), state="up", detail=detail)
+        self._recover(unit, detail, now_ns)
 
     def control_changed(self, event: ControlGone | ControlBack) -> None:
         """The neighbour's daemon fell silent or came back, while its kernel answers."""
@@ -324,13 +348,16 @@ class LinkService:
         if isinstance(event, ControlGone):
             if unit.state not in (LinkState.UP, LinkState.DEGRADED):
                 return
+            if unit.state is LinkState.DEGRADED:  # judged anew, as an incident of its own, once the daemon is back
+                self._mesh.link_clean(event.key)
             unit.enter(LinkState.CONTROL_GONE, f"{unit.entry.node} answers probes and floods nothing", now_ns)
             unit.generation = event.generation
             self._mesh.note_control_gone(event.key, event.generation)
             self._symptom(unit, "control_silent", unit.reason, int(event.since_s * 1e9), now_ns)
         elif unit.state is LinkState.CONTROL_GONE:
             unit.enter(LinkState.UP, f"{unit.entry.node}'s daemon is back", now_ns)
-            self._report(LinkRecovered(event.key, unit.generation, now_ns, unit.reason))
+            log.info(telemetry.LINK_STATE_CHANGED, link=str(event.key), state="up", detail=unit.reason)
+            self._recover(unit, unit.reason, now_ns)
 
     # ---- out ----
 
@@ -360,11 +387,3 @@ class LinkService:
         """Close the sockets; the kernel's records stay, so that probes are answered on."""
         for unit in self.units:
             unit.unbind()
-
-
-def local_address(interface: Interface, neighbour: Address) -> Address | None:
-    """Our address on the neighbour's network; None if the interface has none there."""
-    for own in interface.addresses:
-        if own.version == neighbour.version and neighbour in own.network and own.ip != neighbour:
-            return own.ip
-    return None

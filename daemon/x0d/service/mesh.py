@@ -10,6 +10,7 @@ again (or ``SETTLE_S`` has passed), so that they are adopted and do not flap.
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 import structlog
 
@@ -17,8 +18,8 @@ from x0d import telemetry
 from x0d.actions import InstallRoutes, ObservedRoutes, Outcome, RouteChange
 from x0d.errors import InvalidInput, KernelRefused
 from x0d.mapek.events import Event, PeerReport, RoutesMoved, TopologySeen
-from x0d.mesh.events import ControlBack, ControlGone, MeshEvent, PeerReported
-from x0d.mesh.model import Address, LinkKey, MeshRoute, NextHop, Prefix
+from x0d.mesh.events import ControlBack, ControlGone, MeshEvent, NameDisputed, NodeGone, NodeSeen, PeerReported
+from x0d.mesh.model import Address, AdjacencyState, LinkKey, MeshRoute, NextHop, Prefix
 from x0d.mesh.node import LinkPort, LinkView, MeshNode
 from x0d.ports import Clock, DatagramSocket, RouteTable
 from x0d.reconcile import after_changes, forget_interface, plan_routes, unroutable
@@ -27,9 +28,13 @@ from x0d.service.execute import Executor
 
 SETTLE_S = 3.0  # six hellos of the default pace
 REPAIR_S = 10.0  # the kernel's table is read back and mended this often
+TICK_PAUSE_S = 0.001  # between two ticks of the core, whatever it asks for
 CHANGES_LOGGED_MAX = 16
 REFUSALS_LOGGED_MAX = 64  # distinct ones; a flood of bad datagrams is counted, not logged
 ADDRESS_ALERT = "duplicate_address"
+NAME_ALERT = "duplicate_name"
+DISPUTES_TOLERATED = 3  # within DISPUTE_NS; a restart with a clock that went back makes one
+DISPUTE_NS = 30_000_000_000
 ROUTES_ALERT = "routes"
 
 log = structlog.get_logger()
@@ -64,6 +69,7 @@ class MeshService:
         self._dirty = asyncio.Event()
         self._rearm = asyncio.Event()
         self._holding_until_ns = 0
+        self._disputes: list[int] = []
         self._refusals_logged: set[tuple[LinkKey, str]] = set()
         self.refused: dict[str, int] = {"malformed": 0}
         self.own_sent: dict[str, int] = {}
@@ -120,7 +126,9 @@ class MeshService:
         self.flush()
 
     def set_cost(self, link: LinkKey, cost: int) -> None:
-        """Advertise a link with another cost."""
+        """Advertise a link with another cost; raises InvalidInput while it is no link of ours."""
+        if link not in self._links:
+            raise InvalidInput(f"{link} is no link of this node, or its interface is not there")
         self.core.set_cost(self._now_s(), link, cost)
         self._causes.setdefault(link, self.core.link_view(self._now_s(), link).generation)
         self.flush()
@@ -180,11 +188,21 @@ class MeshService:
                 self._dirty.set()
                 self._on_control(event)
             case PeerReported(key, generation, reporter, state):
-                self._causes.setdefault(key, generation)
+                if state is not AdjacencyState.UP:
+                    self._causes.setdefault(key, generation)
                 self._dirty.set()
                 self._report(PeerReport(key, generation, reporter, state, self._clock.monotonic_ns()))
-            case _:
+            case NameDisputed():
+                self._on_name_disputed()
+            case NodeSeen() | NodeGone():
                 self._dirty.set()
+
+    def _on_name_disputed(self) -> None:
+        now_ns = self._clock.monotonic_ns()
+        self._disputes = [at_ns for at_ns in self._disputes if now_ns - at_ns < DISPUTE_NS] + [now_ns]
+        if len(self._disputes) >= DISPUTES_TOLERATED:
+            text = "another node of the mesh has this node's name: give each node a name of its own"
+            self._alerts.raise_alert(NAME_ALERT, text)
 
     def note_control_gone(self, key: LinkKey, generation: int) -> None:
         """Let the next computation be recorded under this incident."""
@@ -208,12 +226,14 @@ class MeshService:
         """Let the core see time pass."""
         while True:
             self._rearm.clear()
-            delay_s = max(0.001, self.core.next_tick_s - self._now_s())
-            try:
-                await asyncio.wait_for(self._rearm.wait(), delay_s)
-            except TimeoutError:
-                self.core.tick(self._now_s())
-                self.flush()
+            delay_s = self.core.next_tick_s - self._now_s()
+            if delay_s > 0:
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._rearm.wait(), max(TICK_PAUSE_S, delay_s))
+                continue  # what came in may have moved the next tick; one that is due waits for nothing
+            self.core.tick(self._now_s())
+            self.flush()
+            await asyncio.sleep(TICK_PAUSE_S)
 
     async def run_routes(self) -> None:
         """Recompute and install whenever something changed."""
@@ -296,27 +316,39 @@ class MeshService:
         else:
             self._alerts.raise_alert(ROUTES_ALERT, f"the kernel refused a route: {outcome.error}")
             log.error(telemetry.ROUTES_FAILED, error=outcome.error)
-            self._observed = await self._table.read()
+            await self._read_back()
         return outcome, changes
 
     async def _repair(self) -> None:
         """Read the kernel's table back; mend what somebody or something has changed."""
-        if self._hold():
+        if self._disputes and self._clock.monotonic_ns() - self._disputes[-1] > DISPUTE_NS:
+            self._disputes = []
+            self._alerts.clear(NAME_ALERT)
+        if self._hold() or await self._read_back():
             return
+        outcome, changes = await self._install(self._clock.monotonic_ns())
+        if outcome.done:
+            self._alerts.clear(ROUTES_ALERT)
+        if changes:
+            log.warning(telemetry.ROUTES_REPAIRED, changes=[str(change) for change in changes][:CHANGES_LOGGED_MAX])
+
+    async def _read_back(self) -> str:
+        """Take over what the kernel holds; what it answers if it cannot be read, else empty."""
         try:
             self._observed = await self._table.read()
         except KernelRefused as refusal:
             self._alerts.raise_alert(ROUTES_ALERT, f"the kernel's routes cannot be read: {refusal}")
-            return
-        _, changes = await self._install(self._clock.monotonic_ns())
-        if changes:
-            log.warning(telemetry.ROUTES_REPAIRED, changes=[str(change) for change in changes][:CHANGES_LOGGED_MAX])
+            return str(refusal)
+        return ""
 
     async def verify(self, link: LinkKey) -> tuple[bool, str]:
         """Read the kernel back: every computed route is there, and none leaves by ``link``."""
         if not self.install_routes:
             return True, "mesh.install_routes is false: nothing was installed"
-        observed = self._observed = await self._table.read()
+        refusal = await self._read_back()
+        if refusal:
+            return False, f"the kernel's routes cannot be read: {refusal}"
+        observed = self._observed
         computed = {prefix: route.next_hop for prefix, route in self._routes.items()}
         wanted = {prefix: computed[prefix] for prefix in computed.keys() - unroutable(computed)}
         missing = [str(prefix) for prefix in wanted if prefix not in observed.routes]
