@@ -453,6 +453,6 @@ def kill_loader(world: World, session: int, after_s: float) -> None:
     """Start a loader and kill it some time later, wherever it is by then."""
     namespace = world.run(lambda: os.open("/proc/thread-self/ns/net", os.O_RDONLY))
     with loader(world, session, namespace) as process:
-        time.sleep(after_s)  # a random instant is what is tested
+        time.sleep(after_s)  # tidy: a random instant is what is tested
         process.send_signal(signal.SIGKILL)
     os.close(namespace)
