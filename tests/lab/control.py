@@ -18,9 +18,9 @@ from lab.network import Lab
 from lab.nodes import ROOT
 from x0d.v1 import incident_pb2, incident_pb2_grpc, mesh_pb2, mesh_pb2_grpc, node_pb2, node_pb2_grpc
 
-CALL_S = 2.0
+CALL_S = 10.0  # of patience, for emulated machines
 POLL_S = 0.1
-X0CTL_S = 20.0
+X0CTL_S = 240.0
 ROUTE_PROTOCOL = "120"  # mesh.route_protocol's default
 
 

@@ -22,8 +22,8 @@ from lab.timeline import Event, Json
 from lab.traffic import INTERVAL_S, Report, Stream
 
 SOURCE, TARGET = "n1", "n3"
-STREAM_S = 120.0  # the bound of the whole story
-SETTLE_S = 20.0
+STREAM_S = 180.0  # the bound of the whole story
+SETTLE_S = 40.0
 HEAL_S = 10.0  # for traffic and incident, after the cut
 RETURN_S = 15.0  # for the better path to be taken again
 CONTROL_GONE_S = 10.0  # for the neighbours to notice a dead daemon
