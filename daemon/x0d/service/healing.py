@@ -8,6 +8,7 @@ not be stored is kept (bounded), shown, and tried again, and an alert says so.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -147,9 +148,10 @@ class HealingService:
 
     async def flush(self, limit_s: float) -> None:
         """Write what is still unwritten, for at most ``limit_s`` seconds."""
-        deadline = self._clock.monotonic_ns() + int(limit_s * 1e9)
-        while self._unsaved and self._clock.monotonic_ns() < deadline and await self._store_next():
-            pass
+        with suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while self._unsaved and await self._store_next():
+                    pass
 
     # ---- out ----
 

@@ -8,7 +8,7 @@ interface is passed on at once: carrier first, because a reroute hangs on it.
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import structlog
@@ -60,6 +60,8 @@ class InterfaceService:
         self._statuses = {name: InterfaceStatus(name, "waiting", reason="does not exist yet") for name in names}
         self._wake = asyncio.Event()
         self._carrier: dict[str, bool] = {}
+        self._missed: dict[int, InterfaceEvent] = {}
+        """Latest event of each interface not attached: it may tell of a change while the attaching was under way."""
 
     def statuses(self) -> tuple[InterfaceStatus, ...]:
         """How each configured interface stands."""
@@ -100,16 +102,23 @@ class InterfaceService:
         current = event.interface
         if known is not None and (current is None or current.name != known.name):
             self._lose(known.name, event.at_ns, "was removed" if current is None else f"was renamed to {current.name}")
+        if known is None or known.state != "attached":
+            self._missed[event.ifindex] = event
         if current is None or current.name not in self._statuses:
             return
         status = self._statuses[current.name]
         if status.state != "attached" or status.interface is None or status.interface.ifindex != current.ifindex:
             self._wake.set()
             return
-        if current.addresses != status.interface.addresses:
-            self._statuses[current.name] = InterfaceStatus(current.name, "attached", current, status.attachment)
+        self._follow(current, status, event.at_ns)
+
+    def _follow(self, current: Interface, status: InterfaceStatus, at_ns: int) -> None:
+        """Take over what has changed on an attached interface."""
+        before = status.interface
+        self._statuses[current.name] = replace(status, interface=current)
+        if before is None or current.addresses != before.addresses:
             self._listener.interface_ready(current)
-        self._tell_carrier(current, event.at_ns)
+        self._tell_carrier(current, at_ns)
 
     def _tell_carrier(self, interface: Interface, at_ns: int) -> None:
         present = interface.up and interface.carrier
@@ -125,6 +134,7 @@ class InterfaceService:
         self._wake.set()
 
     async def _reconcile(self) -> None:
+        self._missed.clear()
         existing = {interface.name: interface for interface in await self._source.read()}
         await self._plane.collect(frozenset(interface.ifindex for interface in existing.values()))
         for name, status in list(self._statuses.items()):
@@ -158,3 +168,6 @@ class InterfaceService:
         )
         self._listener.interface_ready(interface)
         self._tell_carrier(interface, self._clock.monotonic_ns())
+        missed = self._missed.pop(interface.ifindex, None)
+        if missed is not None:
+            self._on_event(missed)

@@ -11,8 +11,8 @@ from typing import Protocol
 from x0d.mesh.detector import Detector, DetectorTimers
 from x0d.mesh.model import Address, LinkKey, LinkState, ProbeRecord
 from x0d.mesh.node import LinkPort
-from x0d.mesh.quality import Quality, QualityChange
-from x0d.ports import Clock, DatagramSocket, DataPlane
+from x0d.mesh.quality import Quality
+from x0d.ports import Clock, DatagramSocket, DataPlane, Interface
 
 
 class ProbeEncoder(Protocol):
@@ -41,14 +41,6 @@ class Binding:
     datagrams: DatagramSocket
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """What one look at the kernel's record brought; None and None: nothing changed."""
-
-    up: bool | None
-    quality: QualityChange | None
-
-
 class LinkUnit:
     """One configured neighbour."""
 
@@ -61,6 +53,8 @@ class LinkUnit:
         self.reason = f"interface {entry.interface} does not exist yet"
         self.state_since_ns = 0
         self.generation = 0
+        self.is_ailing = False
+        """A symptom was reported, and no recovery since."""
         self.record = ProbeRecord()
         self.sequence = 0
         self.clean_until_ns = 0
@@ -75,9 +69,9 @@ class LinkUnit:
         return self.binding.port.key if self.binding else None
 
     @property
-    def probes_lost(self) -> int:
-        """Probes sent in this session and not answered."""
-        return max(0, self.sequence - self.record.replies_received)
+    def sockets_alert(self) -> str:
+        """Name of the alert while the sockets of this link cannot be opened."""
+        return f"link_sockets {self.entry.interface} {self.entry.address}"
 
     def bind(self, binding: Binding) -> None:
         """Begin with an attached interface; what was judged on an earlier one is forgotten."""
@@ -99,24 +93,39 @@ class LinkUnit:
             self.state_since_ns = now_ns
         self.state, self.reason = state, reason
 
-    def judge(self, plane: DataPlane, now_ns: int) -> Judgement:
-        """Look at the kernel's record; ``now_ns`` was read before this call."""
+    def judge(self, plane: DataPlane, now_ns: int) -> bool | None:
+        """Look at the kernel's record: True, it came up; False, it went down; ``now_ns`` was read before this call."""
         if self.binding is None:
-            return Judgement(None, None)
+            return None
         port = self.binding.port
         record = plane.probe_record(port.ifindex, port.neighbour_address)
         if record is not None:
             self.record = record
         verdict = self.detector.observe(now_ns, record)
-        quality = self.quality.observe(record)
+        self.quality.observe(record)
         if self.quality.loss_out == self.quality.loss_in == 0.0:
             self.clean_until_ns = now_ns
-        return Judgement(verdict.up if verdict else None, quality)
+        return verdict.up if verdict else None
 
-    def probe(self, clock: Clock) -> None:
-        """Send the next probe; one that the kernel does not take counts as sent and lost."""
+    def probe(self, clock: Clock) -> bool:
+        """Send the next probe; False: the kernel did not take it, and it counts as sent and lost."""
         if self.binding is None:
-            return
+            return False
         self.sequence += 1
-        self.binding.probes.send(self._encode(self._session, self.sequence, clock.monotonic_ns()))
+        taken = self.binding.probes.send(self._encode(self._session, self.sequence, clock.monotonic_ns()))
         self.detector.sent(self.sequence, clock.monotonic_ns())
+        return taken
+
+    def describe_loss(self) -> str:
+        """Say how many of the latest probes were lost, in the directions that count as degraded or else in both."""
+        loss = {"out": self.quality.loss_out, "in": self.quality.loss_in}
+        directions = self.quality.degraded_directions or ("out", "in")
+        return " and ".join(f"{loss[direction]:.1%} of the probes lost {direction}" for direction in directions)
+
+
+def local_address(interface: Interface, neighbour: Address) -> Address | None:
+    """Our address on the neighbour's network; None if the interface has none there."""
+    for own in interface.addresses:
+        if own.version == neighbour.version and neighbour in own.network and own.ip != neighbour:
+            return own.ip
+    return None

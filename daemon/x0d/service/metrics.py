@@ -87,7 +87,11 @@ class ScrapeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Called in the HTTP server's thread."""
-        snapshot = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(SNAPSHOT_S)
+        asked = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop)
+        try:
+            snapshot = asked.result(SNAPSHOT_S)
+        finally:
+            asked.cancel()  # a loop that hangs must not have a pile of them to answer afterwards
         yield from _of_node(snapshot)
         yield from _of_interfaces(snapshot.interfaces)
         yield from _of_links(snapshot.links)
@@ -142,7 +146,7 @@ def _of_links(links: Sequence[Link]) -> Iterator[Metric]:
     sent = CounterMetricFamily(telemetry.LINK_PROBES_SENT, "Probes sent.", labels=names)
     replies = CounterMetricFamily(telemetry.LINK_REPLIES_RECEIVED, "Probe replies that XDP recorded.", labels=names)
     for link in links:
-        labels = [link.link or f"{link.interface}-{link.neighbour}", link.neighbour, link.interface]
+        labels = [link.link or f"{link.interface}-{link.neighbour_address}", link.neighbour, link.interface]
         up.add_metric(labels, int(link.state in ("up", "degraded", "control_gone")))
         for known in LinkState:
             state.add_metric([*labels, known.value], int(link.state == known.value))
