@@ -1,9 +1,12 @@
 """Labs of the end-to-end tests: one for each module that asks, unique by name, removed whatever happens."""
 
 import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from integration.lone_daemon import Pair, new_pair
 from integration.mesh_lab import QUICK, MeshLab, running_lab
 
 from lab.network import Options
@@ -21,3 +24,11 @@ def ring(shared_ring: MeshLab) -> MeshLab:
     """The ring, with every fault of the tests before healed."""
     shared_ring.settle()
     return shared_ring
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Namespaces of two nodes and their links, for daemons that the test starts."""
+    # tmp_path is too long for a unix socket below it.
+    with tempfile.TemporaryDirectory(prefix="x0dt-") as directory, new_pair(Path(directory)) as made:
+        yield made
