@@ -46,6 +46,15 @@ class Cost:
     """Resident memory; what several processes share counts by its share."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """One start of x0d, from exec to READY."""
+
+    took_ms: float
+    cpu_ms: float
+    """User and system time until then: what it would take on an idle machine, but for waits."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Measure and print; 0 done, 1 failed, 130 interrupted."""
     about = "Measure CPU, memory and start-up of a node at rest: x0d beside FRR (zebra, ospfd, bfdd).  Needs root."
@@ -64,7 +73,7 @@ def _run(asked: argparse.Namespace) -> int:
     say(describe_machine())
     rows: list[list[str]] = []
     costs: dict[str, list[Cost]] = {}
-    starts: list[float] = []
+    starts: list[Start] = []
     for stack in stacks:
         with stack_running(stack, asked.topology) as lab:
             say(f"{stack.name}: at rest, {asked.seconds:.0f} s")
@@ -76,8 +85,11 @@ def _run(asked: argparse.Namespace) -> int:
     say("\n" + table(["stack", "node", "links", "CPU % of a core", "RSS MiB", "PSS MiB", "CPU pressure"], rows))
     if "x0d" in costs and "frr" in costs:
         say("\n" + _ratios(costs["x0d"], costs["frr"]))
-    if spread := Spread.of(starts):
-        say("\nx0d, exec to READY in ms\n\n" + table(SPREAD_HEAD, [spread.cells()]))
+    if took := Spread.of(start.took_ms for start in starts):
+        busy = Spread.of(start.cpu_ms for start in starts)
+        assert busy is not None
+        rows = [["elapsed", *took.cells()], ["CPU used", *busy.cells()]]
+        say("\nx0d, exec to READY in ms\n\n" + table(["", *SPREAD_HEAD], rows))
     say(describe_machine())
     return 0
 
@@ -150,19 +162,19 @@ def _ratios(ours: Sequence[Cost], theirs: Sequence[Cost]) -> str:
 # ---- READY ----
 
 
-def _starts(lab: Lab, count: int) -> list[float]:
-    """Milliseconds from exec to READY of so many starts of the first node's daemon, the others running."""
+def _starts(lab: Lab, count: int) -> list[Start]:
+    """So many starts of the first node's daemon, the others running."""
     node = lab.topology.nodes[0]
-    found: list[float] = []
+    found: list[Start] = []
     for number in range(count):
         lab.daemons[node].stop()
         found.append(_time_to_ready(lab, node))
-        say(f"x0d    start {number + 1:>3}  READY after {found[-1]:.0f} ms")
+        say(f"x0d    start {number + 1:>3}  READY after {found[-1].took_ms:.0f} ms, {found[-1].cpu_ms:.0f} ms of CPU")
     return found
 
 
-def _time_to_ready(lab: Lab, node: str) -> float:
-    """Start the daemon, wait for READY, and end it; in ms.
+def _time_to_ready(lab: Lab, node: str) -> Start:
+    """Start the daemon, wait for READY, and end it.
 
     Raises:
         LabError: it is not ready in time, or has ended.
@@ -181,7 +193,8 @@ def _time_to_ready(lab: Lab, node: str) -> float:
             )  # fmt: skip
         try:
             _wait_ready(notified, child, lab, node)
-            return (time.monotonic() - begun) * 1e3
+            took_ms = (time.monotonic() - begun) * 1e3
+            return Start(took_ms, _cpu_s(child.pid) * 1e3)
         finally:
             child.send_signal(signal.SIGTERM)
             try:

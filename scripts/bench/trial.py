@@ -3,7 +3,8 @@
 The outage runs from the sending of the first lost packet to that of the last (one packet a millisecond), until the
 stream has been clean for ``CLEAN_S``: a stack whose traffic flaps pays for all of it.  The link that breaks is the
 one past the middle of the path that the packets really take, as the wires' counters show it, so the sender of the
-traffic does not see the fault itself and has to be told.
+traffic does not see the fault itself and has to be told.  Each trial sends from the next node, so that the faults are
+spread over the links: x0d waits longer each time before it trusts a link again that has just failed.
 """
 
 import random
@@ -63,7 +64,8 @@ def run_trial(lab: Lab, stack: Stack, fault: str, number: int, chance: random.Ra
     Raises:
         LabError: the traffic does not flow before the fault, or the stack does not return to its routes after it.
     """
-    source, target = lab.topology.nodes[0], _far_end(lab)
+    source = lab.topology.nodes[number % len(lab.topology.nodes)]
+    target = _far_end(lab, source)
     with Stream(lab, source, target, STREAM_S) as stream:
         keep_apparatus_punctual((lab.namespace(source), lab.namespace(target)), traffic.__file__)
         wait_clean(stream)
@@ -118,13 +120,13 @@ def observed_path(lab: Lab, source: str, target: str) -> tuple[str, ...]:
     return tuple(path)
 
 
-def _far_end(lab: Lab) -> str:
-    """The node with the most hops on the cheapest way from the first: opposite in a ring, the far corner of a grid."""
+def _far_end(lab: Lab, source: str) -> str:
+    """The node with the most hops on the cheapest way from ``source``: opposite in a ring, a far corner of a grid."""
     topology = lab.topology
     towards = {node: topology.next_hops(node) for node in topology.nodes}
 
     def hops(target: str) -> int:
-        here, count = topology.nodes[0], 0
+        here, count = source, 0
         while here != target:
             here, count = towards[here][target], count + 1
         return count
