@@ -2,22 +2,32 @@
 
 import asyncio
 import errno
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from ipaddress import ip_address, ip_network
 
 import pytest
+from pyroute2.netlink import NLM_F_CREATE
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from kernel.namespaces import Namespace, namespace, veth
-from x0d.actions import DeleteNexthop, DeleteRoute, PutNexthop, PutRoute
+from x0d.actions import DeleteNexthop, DeleteRoute, ObservedRoutes, PutNexthop, PutRoute
 from x0d.errors import KernelRefused
 from x0d.kernel.interfaces import KernelInterfaces
-from x0d.kernel.netlink import RTM_GETROUTE, NetlinkSocket, pack_message
+from x0d.kernel.netlink import (
+    BATCH_MESSAGES_MAX,
+    RTM_NEWNEXTHOP,
+    NetlinkSocket,
+    NexthopMessage,
+    RouteMessage,
+    encode,
+    typed,
+)
 from x0d.kernel.routes import ROUTE_METRIC, KernelRouteTable
 from x0d.mesh.model import Address, NextHop, Prefix
-from x0d.ports import InterfaceEvent, ObservedRoutes
+from x0d.ports import InterfaceEvent
 from x0d.reconcile import after_changes, forget_interface, plan_routes
 
 pytestmark = pytest.mark.kernel
@@ -233,24 +243,46 @@ def test_kernel_says_why(near: Namespace) -> None:
     near.run_loop(main)
 
 
-def test_pyroute2_reads_the_same(near: Namespace) -> None:
-    """A decoder that is not ours finds in the kernel's dump what we have put there."""
+def test_iproute2_reads_the_same(near: Namespace) -> None:
+    """A decoder that is not pyroute2 finds in the kernel what we have put there."""
 
     async def main() -> None:
         async with route_table() as table:
-            await table.apply(plan_routes({MANY[0]: BY_11}, await table.read(), BASE))
+            await table.apply(plan_routes({MANY[0]: BY_11, MANY[-1]: BY_11}, await table.read(), BASE))
 
     near.run_loop(main)
+    common = {"protocol": str(PROTOCOL), "metric": ROUTE_METRIC, "nhid": BASE, "dev": "near11"}
+    for family, prefix in (("-4", "10.2.0.0"), ("-6", "fd02::/64")):
+        [route] = json.loads(near.ip(f"-j {family} route show {prefix}"))
+        assert {"dst": prefix} | common == {key: route[key] for key in ("dst", *common)}
+    [nexthop] = json.loads(near.ip(f"-j nexthop show id {BASE}"))
+    actual = (nexthop["id"], nexthop["gateway"], nexthop["dev"], nexthop["protocol"])
+    assert (BASE, "fe80::11", "near11", str(PROTOCOL)) == actual
 
-    def dump() -> list[bytes]:
+
+def test_every_refusal_of_a_full_batch_arrives(near: Namespace) -> None:
+    """More refusals than fit one send, each with request and explanation, are all told apart and none is lost."""
+
+    def refuse() -> list[KernelRefused | None]:
         netlink = NetlinkSocket()
-        body = bytes([2, 0, 0, 0, 0, PROTOCOL]) + bytes(6)
-        found = [pack_message(message, 1) for message in netlink.dump("read", RTM_GETROUTE, body)]
+        operations = []
+        for number in range(3 * BATCH_MESSAGES_MAX):
+            message = typed(NexthopMessage(), RTM_NEWNEXTHOP, NLM_F_CREATE)
+            message.update(family=2, protocol=PROTOCOL, attrs=[("NHA_ID", BASE + number), ("NHA_OIF", 4711)])
+            operations.append((number, message))
+        results = netlink.batch(operations)
         netlink.close()
-        return found
+        return results
 
-    [packed] = near.call(dump)
-    route = rtmsg(packed)
-    route.decode()
-    actual = (route["proto"], route["dst_len"], route.get_attr("RTA_DST"), route.get_attr("RTA_PRIORITY"))
-    assert (PROTOCOL, 32, "10.2.0.0", ROUTE_METRIC) == actual
+    expected = [f"{number}: EINVAL: Invalid device index" for number in range(3 * BATCH_MESSAGES_MAX)]
+    assert expected == [str(refused) for refused in near.call(refuse)]
+
+
+def test_route_message_is_not_bent_by_rtmsg() -> None:
+    """The nexthop id is encoded and decoded also when pyroute2's own route message was used before."""
+    rtmsg()
+    message = RouteMessage()
+    message.update(family=2, attrs=[("RTA_NH_ID", BASE)])
+    decoded = RouteMessage(encode(message, 1, 0))
+    decoded.decode()
+    assert BASE == decoded.get_attr("RTA_NH_ID")

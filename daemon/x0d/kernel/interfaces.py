@@ -9,7 +9,6 @@ and dumps again when the kernel says that it had to drop notices (ENOBUFS).
 import asyncio
 import errno
 import socket
-import struct
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +16,8 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface
 from pathlib import Path
 
-from x0d.kernel.netlink import (
-    ANSWER_BYTES_MAX,
-    NLM_F_DUMP,
-    NLM_F_DUMP_INTR,
-    NLM_F_REQUEST,
-    NLMSG_DONE,
-    NLMSG_ERROR,
+from pyroute2.netlink import NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, nlmsg
+from pyroute2.netlink.rtnl import (
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_GETADDR,
@@ -33,33 +27,17 @@ from x0d.kernel.netlink import (
     RTMGRP_IPV4_IFADDR,
     RTMGRP_IPV6_IFADDR,
     RTMGRP_LINK,
-    Message,
-    NetlinkSocket,
-    open_route_socket,
-    pack_message,
-    pack_u32,
-    unpack_attributes,
-    unpack_messages,
-    unpack_u32,
 )
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_DADFAILED, IFA_F_TENTATIVE, ifaddrmsg
+from pyroute2.netlink.rtnl.ifinfmsg import IFF_LOWER_UP, IFF_UP, ifinfmsg
+
+from x0d.kernel.netlink import ANSWER_BYTES_MAX, NetlinkSocket, RouteMarshal, encode, open_route_socket, typed
 from x0d.ports import Interface, InterfaceEvent
 
-IFF_UP = 0x1
-IFF_LOWER_UP = 0x10000
-IFLA_IFNAME, IFLA_MTU, IFLA_EXT_MASK = 3, 4, 29
 RTEXT_FILTER_SKIP_STATS = 8
-IFA_ADDRESS, IFA_LOCAL, IFA_FLAGS = 1, 2, 8
-IFA_F_DADFAILED, IFA_F_TENTATIVE = 0x08, 0x40
 GROUPS = RTMGRP_LINK | RTMGRP_IPV4_IFADDR | RTMGRP_IPV6_IFADDR
 READS_PER_WAKE = 64
 """Datagrams read before the event loop gets its turn; the rest wakes it again."""
-
-_LINK = struct.Struct("=BxHiII")
-"""struct ifinfomsg: family, device type, index, flags, change mask."""
-_ADDRESS = struct.Struct("=BBBBI")
-"""struct ifaddrmsg: family, prefix length, flags, scope, index."""
-_LINK_DUMP = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + pack_u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-_ADDRESS_DUMP = _ADDRESS.pack(socket.AF_UNSPEC, 0, 0, 0, 0)
 
 AnyInterface = IPv4Interface | IPv6Interface
 
@@ -73,11 +51,12 @@ class InterfaceTable:
     addresses: dict[int, set[AnyInterface]] = field(default_factory=dict)
     """By index; only those that a socket can be bound to: duplicate address detection is over and found none."""
 
-    def fold(self, message: Message) -> int:
+    def fold(self, message: nlmsg) -> int:
         """Take one message in and return the index of the interface it is about; 0: none."""
-        if message.type in {RTM_NEWLINK, RTM_DELLINK}:
+        kind = message["header"]["type"]
+        if kind in {RTM_NEWLINK, RTM_DELLINK}:
             return self._fold_link(message)
-        if message.type in {RTM_NEWADDR, RTM_DELADDR}:
+        if kind in {RTM_NEWADDR, RTM_DELADDR}:
             return self._fold_address(message)
         return 0
 
@@ -94,32 +73,43 @@ class InterfaceTable:
         found = (self.interface(ifindex) for ifindex in sorted(self.links))
         return tuple(interface for interface in found if interface is not None)
 
-    def _fold_link(self, message: Message) -> int:
-        family, _, ifindex, flags, _ = _LINK.unpack_from(message.payload)
-        if family != socket.AF_UNSPEC:  # a bridge tells about its ports: their leaving it is no removal
+    def _fold_link(self, message: nlmsg) -> int:
+        if message["family"] != socket.AF_UNSPEC:  # a bridge tells about its ports: their leaving it is no removal
             return 0
-        if message.type == RTM_DELLINK:
+        ifindex: int = message["index"]
+        if message["header"]["type"] == RTM_DELLINK:
             self.links.pop(ifindex, None)
             self.addresses.pop(ifindex, None)
-            return int(ifindex)
-        attributes = unpack_attributes(message.payload[_LINK.size :])
-        name = attributes.get(IFLA_IFNAME, b"").rstrip(b"\0").decode("utf-8", "replace")
-        mtu = unpack_u32(attributes[IFLA_MTU]) if IFLA_MTU in attributes else 0
+            return ifindex
+        name = message.get_attr("IFLA_IFNAME", "")
+        if isinstance(name, bytes):  # pyroute2 leaves it so when it is not UTF-8
+            name = name.decode("utf-8", "replace")
+        flags, mtu = message["flags"], message.get_attr("IFLA_MTU", 0)
         self.links[ifindex] = Interface(name, ifindex, bool(flags & IFF_UP), bool(flags & IFF_LOWER_UP), mtu, ())
-        return int(ifindex)
+        return ifindex
 
-    def _fold_address(self, message: Message) -> int:
-        family, length, flags, _, ifindex = _ADDRESS.unpack_from(message.payload)
-        attributes = unpack_attributes(message.payload[_ADDRESS.size :])
-        packed = attributes.get(IFA_LOCAL, attributes.get(IFA_ADDRESS))
-        if packed is None or family not in {socket.AF_INET, socket.AF_INET6}:
+    def _fold_address(self, message: nlmsg) -> int:
+        text = message.get_attr("IFA_LOCAL", message.get_attr("IFA_ADDRESS"))
+        family, ifindex = message["family"], int(message["index"])
+        if text is None or family not in {socket.AF_INET, socket.AF_INET6}:
             return 0
-        flags = unpack_u32(attributes[IFA_FLAGS]) if IFA_FLAGS in attributes else flags
-        address = IPv4Interface((packed, length)) if family == socket.AF_INET else IPv6Interface((packed, length))
-        usable = message.type == RTM_NEWADDR and not flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED)
+        told = (text, message["prefixlen"])
+        address = IPv4Interface(told) if family == socket.AF_INET else IPv6Interface(told)
+        flags = message.get_attr("IFA_FLAGS", message["flags"])
+        usable = message["header"]["type"] == RTM_NEWADDR and not flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED)
         held = self.addresses.setdefault(ifindex, set())
         (held.add if usable else held.discard)(address)
-        return int(ifindex)
+        return ifindex
+
+
+def _all_links() -> nlmsg:
+    message = typed(ifinfmsg(), RTM_GETLINK)
+    message["attrs"] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+    return message
+
+
+def _all_addresses() -> nlmsg:
+    return typed(ifaddrmsg(), RTM_GETADDR)
 
 
 class KernelInterfaces:
@@ -161,9 +151,9 @@ class KernelInterfaces:
 
     def _read(self) -> tuple[Interface, ...]:
         table = InterfaceTable()
-        for message in self._netlink.dump("read interfaces", RTM_GETLINK, _LINK_DUMP):
+        for message in self._netlink.dump("read interfaces", _all_links()):
             table.fold(message)
-        for message in self._netlink.dump("read addresses", RTM_GETADDR, _ADDRESS_DUMP):
+        for message in self._netlink.dump("read addresses", _all_addresses()):
             table.fold(message)
         return table.interfaces()
 
@@ -175,6 +165,7 @@ class Subscription:
         self._loop = asyncio.get_running_loop()
         self._socket = open_route_socket(GROUPS)
         self._socket.setblocking(False)
+        self._marshal = RouteMarshal()
         self._subscribers: list[Callable[[InterfaceEvent], None]] = []
         self._table = InterfaceTable()
         self._told: dict[int, Interface] = {}
@@ -220,21 +211,22 @@ class Subscription:
                 self._loop.add_reader(self._socket.fileno(), self._on_readable)
                 continue
             now_ns = time.monotonic_ns()
-            for message in unpack_messages(data):
+            for message in self._marshal.parse(data):
                 self._take(message, now_ns)
             if not self._subscribers:
                 return
 
-    def _take(self, message: Message, now_ns: int) -> None:
-        if message.type in {NLMSG_DONE, NLMSG_ERROR}:
-            self._lost |= message.type == NLMSG_ERROR
-            if message.sequence == self._sequence:
+    def _take(self, message: nlmsg, now_ns: int) -> None:
+        header = message["header"]
+        if header["type"] in {NLMSG_DONE, NLMSG_ERROR}:
+            self._lost |= header["type"] == NLMSG_ERROR
+            if header["sequence_number"] == self._sequence:
                 self._dump_step(now_ns)
             return
-        self._lost |= bool(message.flags & NLM_F_DUMP_INTR)
+        self._lost |= bool(header["flags"] & NLM_F_DUMP_INTR)
         if self._dump is not None:
             self._dump.fold(message)
-        if message.sequence == 0 or self._dump is None:
+        if header["sequence_number"] == 0 or self._dump is None:
             ifindex = self._table.fold(message)
             if ifindex and (self._dump is None or ifindex in self._told):
                 self._tell(ifindex, now_ns)
@@ -245,14 +237,14 @@ class Subscription:
         self._dump = InterfaceTable()
         self._dump_addresses = False
         self._lost = False
-        self._request(RTM_GETLINK, _LINK_DUMP)
+        self._request(_all_links())
 
     def _dump_step(self, now_ns: int) -> None:
         if self._dump is None or self._lost:  # the next dump begins when the queue is empty
             return
         if not self._dump_addresses:
             self._dump_addresses = True
-            self._request(RTM_GETADDR, _ADDRESS_DUMP)
+            self._request(_all_addresses())
             return
         dumped, self._dump = self._dump, None
         self._table = dumped
@@ -260,9 +252,9 @@ class Subscription:
             if dumped.interface(ifindex) != self._told.get(ifindex):
                 self._tell(ifindex, now_ns)
 
-    def _request(self, kind: int, body: bytes) -> None:
+    def _request(self, message: nlmsg) -> None:
         self._sequence += 1
-        self._socket.send(pack_message(Message(kind, NLM_F_REQUEST | NLM_F_DUMP, body), self._sequence))
+        self._socket.send(encode(message, self._sequence, NLM_F_REQUEST | NLM_F_DUMP))
 
     def _tell(self, ifindex: int, now_ns: int) -> None:
         interface = self._table.interface(ifindex)

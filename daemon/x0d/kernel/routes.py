@@ -14,32 +14,27 @@ What to change is decided in ``reconcile``.
 
 import asyncio
 import errno
-import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from socket import AF_INET, AF_INET6, AF_UNSPEC
+from socket import AF_INET, AF_INET6
 from typing import TypeVar
+
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE, nlmsg
+from pyroute2.netlink.rtnl import RTM_DELROUTE, RTM_GETROUTE, RTM_NEWADDR, RTM_NEWROUTE, rt_type
+from pyroute2.netlink.rtnl.ifaddrmsg import IFA_F_NODAD, ifaddrmsg
+from pyroute2.netlink.rtnl.rtmsg import RTNH_F_ONLINK
 
 from x0d.actions import DeleteNexthop, DeleteRoute, ObservedRoutes, PutNexthop, PutRoute, RouteChange
 from x0d.errors import KernelRefused
 from x0d.kernel.netlink import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    NLM_F_REPLACE,
     RTM_DELNEXTHOP,
-    RTM_DELROUTE,
     RTM_GETNEXTHOP,
-    RTM_GETROUTE,
-    RTM_NEWADDR,
     RTM_NEWNEXTHOP,
-    RTM_NEWROUTE,
-    Message,
     NetlinkSocket,
-    pack_attribute,
-    pack_u32,
-    unpack_attributes,
-    unpack_u32,
+    NexthopMessage,
+    RouteMessage,
+    typed,
 )
 from x0d.mesh.model import Address, Prefix
 
@@ -51,20 +46,7 @@ LOOPBACK_IFINDEX = 1
 """``lo``, in every network namespace."""
 
 RT_TABLE_MAIN = 254
-RTN_UNICAST = 1
-RTNH_F_ONLINK = 4
 RTM_F_FIB_MATCH = 0x2000
-RTA_DST, RTA_PRIORITY, RTA_PREFSRC, RTA_TABLE, RTA_NH_ID = 1, 6, 7, 15, 30
-NHA_ID, NHA_OIF, NHA_GATEWAY = 1, 5, 6
-IFA_ADDRESS, IFA_LOCAL = 1, 2
-IFA_F_NODAD = 0x02
-
-_ROUTE = struct.Struct("=BBBBBBBBI")
-"""struct rtmsg: family, dst_len, src_len, tos, table, protocol, scope, type, flags."""
-_NEXTHOP = struct.Struct("=BBBBI")
-"""struct nhmsg: family, scope, protocol, reserved, flags."""
-_ADDRESS = struct.Struct("=BBBBI")
-"""struct ifaddrmsg: family, prefix length, flags, scope, interface index."""
 
 Result = TypeVar("Result")
 
@@ -118,7 +100,7 @@ class KernelRouteTable:
 
     def _read(self) -> ObservedRoutes:
         nexthops = {}
-        for message in self._netlink.dump("read nexthop objects", RTM_GETNEXTHOP, _NEXTHOP.pack(AF_UNSPEC, 0, 0, 0, 0)):
+        for message in self._netlink.dump("read nexthop objects", typed(NexthopMessage(), RTM_GETNEXTHOP)):
             found = self._decode_nexthop(message)
             if found is not None:
                 nexthops[found.nexthop_id] = found
@@ -129,22 +111,21 @@ class KernelRouteTable:
         """Our routes; the kernel picks them by protocol, so that a full table of others is not copied here."""
         routes: dict[Prefix, int] = {}
         for family in families:
-            body = _ROUTE.pack(family, 0, 0, 0, 0, self._protocol, 0, 0, 0)
-            for message in self._netlink.dump("read routes", RTM_GETROUTE, body):
+            request = typed(RouteMessage(), RTM_GETROUTE)
+            request.update(family=family, proto=self._protocol)
+            for message in self._netlink.dump("read routes", request):
                 decoded = _decode_route(message)
                 if decoded is not None and decoded[2:] == (self._protocol, ROUTE_METRIC):
                     routes[decoded[0]] = decoded[1]
         return routes
 
-    def _decode_nexthop(self, message: Message) -> PutNexthop | None:
-        _, _, protocol, _, _ = _NEXTHOP.unpack_from(message.payload)
-        attributes = unpack_attributes(message.payload[_NEXTHOP.size :])
-        nexthop_id = unpack_u32(attributes[NHA_ID])
-        if protocol != self._protocol or nexthop_id not in self._ids:
+    def _decode_nexthop(self, message: nlmsg) -> PutNexthop | None:
+        nexthop_id, gateway, ifindex = (message.get_attr(name) for name in ("NHA_ID", "NHA_GATEWAY", "NHA_OIF"))
+        if message["protocol"] != self._protocol or nexthop_id not in self._ids:
             return None
-        if NHA_GATEWAY not in attributes or NHA_OIF not in attributes:
+        if gateway is None or ifindex is None:
             return None
-        return PutNexthop(nexthop_id, ip_address(attributes[NHA_GATEWAY]), unpack_u32(attributes[NHA_OIF]))
+        return PutNexthop(nexthop_id, ip_address(gateway), ifindex)
 
     def _apply(self, changes: Sequence[RouteChange]) -> None:
         refused = self._foreign_nexthops(changes)
@@ -166,10 +147,9 @@ class KernelRouteTable:
             if not isinstance(change, PutNexthop | DeleteNexthop):
                 continue
             assert change.nexthop_id in self._ids, f"nexthop id {change.nexthop_id} is not in our range"
-            body = _NEXTHOP.pack(AF_UNSPEC, 0, 0, 0, 0) + pack_u32(NHA_ID, change.nexthop_id)
-            found = self._netlink.get(str(change), Message(RTM_GETNEXTHOP, 0, body))
-            if found is not None and found.payload[2] != self._protocol:
-                detail = f"the object belongs to protocol {found.payload[2]}, ours is {self._protocol}"
+            found = self._netlink.get(str(change), _nexthop(RTM_GETNEXTHOP, change.nexthop_id))
+            if found is not None and found["protocol"] != self._protocol:
+                detail = f"the object belongs to protocol {found['protocol']}, ours is {self._protocol}"
                 refused[index] = KernelRefused(str(change), errno.EEXIST, detail)
         return refused
 
@@ -191,38 +171,51 @@ class KernelRouteTable:
                 refused[index] = result
         return refused
 
-    def _encode(self, change: RouteChange, ours: set[Prefix]) -> Message:
+    def _encode(self, change: RouteChange, ours: set[Prefix]) -> nlmsg:
         match change:
             case PutNexthop(nexthop_id, gateway, ifindex):
+                message = _nexthop(RTM_NEWNEXTHOP, nexthop_id, NLM_F_CREATE | NLM_F_REPLACE)
                 # ONLINK: an IPv4 neighbour need not lie in a subnet of the interface.
                 flags = RTNH_F_ONLINK if gateway.version == 4 else 0
-                body = _NEXTHOP.pack(_address_family(gateway), 0, self._protocol, 0, flags)
-                body += pack_u32(NHA_ID, nexthop_id) + pack_u32(NHA_OIF, ifindex)
-                body += pack_attribute(NHA_GATEWAY, gateway.packed)
-                return Message(RTM_NEWNEXTHOP, NLM_F_CREATE | NLM_F_REPLACE, body)
+                message.update(family=_family(gateway), protocol=self._protocol, flags=flags)
+                message["attrs"] += [("NHA_OIF", ifindex), ("NHA_GATEWAY", str(gateway))]
             case DeleteNexthop(nexthop_id):
-                return Message(RTM_DELNEXTHOP, 0, _NEXTHOP.pack(0, 0, 0, 0, 0) + pack_u32(NHA_ID, nexthop_id))
+                message = _nexthop(RTM_DELNEXTHOP, nexthop_id)
             case PutRoute(prefix, nexthop_id):
-                body = self._encode_route(prefix) + pack_u32(RTA_NH_ID, nexthop_id)
+                message = self._route(
+                    RTM_NEWROUTE, prefix, NLM_F_CREATE | (NLM_F_REPLACE if prefix in ours else NLM_F_EXCL)
+                )
+                message["attrs"].append(("RTA_NH_ID", nexthop_id))
                 source = self._sources.get(prefix.version)
                 if source is not None:
-                    body += pack_attribute(RTA_PREFSRC, source.packed)
-                return Message(RTM_NEWROUTE, NLM_F_CREATE | (NLM_F_REPLACE if prefix in ours else NLM_F_EXCL), body)
+                    message["attrs"].append(("RTA_PREFSRC", str(source)))
             case DeleteRoute(prefix):
-                return Message(RTM_DELROUTE, 0, self._encode_route(prefix))
+                message = self._route(RTM_DELROUTE, prefix)
+        return message
 
-    def _encode_route(self, prefix: Prefix) -> bytes:
-        head = (_family(prefix), prefix.prefixlen, 0, 0, RT_TABLE_MAIN, self._protocol, 0, RTN_UNICAST, 0)
-        destination = pack_attribute(RTA_DST, prefix.network_address.packed)
-        return _ROUTE.pack(*head) + destination + pack_u32(RTA_PRIORITY, ROUTE_METRIC)
+    def _route(self, kind: int, prefix: Prefix, flags: int = 0) -> nlmsg:
+        message = typed(RouteMessage(), kind, flags)
+        message.update(
+            family=_family(prefix),
+            dst_len=prefix.prefixlen,
+            table=RT_TABLE_MAIN,
+            proto=self._protocol,
+            type=rt_type["unicast"],
+            attrs=[("RTA_DST", str(prefix.network_address)), ("RTA_PRIORITY", ROUTE_METRIC)],
+        )
+        return message
 
     def _holder(self, prefix: Prefix) -> str:
         """Who holds the prefix at our metric, in words."""
-        width = prefix.max_prefixlen
-        body = _ROUTE.pack(_family(prefix), width, 0, 0, 0, 0, 0, 0, RTM_F_FIB_MATCH)
-        body += pack_attribute(RTA_DST, prefix.network_address.packed)
+        request = typed(RouteMessage(), RTM_GETROUTE)
+        request.update(
+            family=_family(prefix),
+            dst_len=prefix.max_prefixlen,
+            flags=RTM_F_FIB_MATCH,
+            attrs=[("RTA_DST", str(prefix.network_address))],
+        )
         try:
-            found = self._netlink.get(f"look up {prefix}", Message(RTM_GETROUTE, 0, body))
+            found = self._netlink.get(f"look up {prefix}", request)
         except KernelRefused:
             found = None
         decoded = _decode_route(found) if found is not None else None
@@ -231,13 +224,24 @@ class KernelRouteTable:
         return f"somebody else's route holds {prefix} metric {ROUTE_METRIC}; it is left alone"
 
     def _put_address(self, prefix: Prefix) -> None:
-        packed = prefix.network_address.packed
-        body = _ADDRESS.pack(_family(prefix), prefix.prefixlen, IFA_F_NODAD, 0, LOOPBACK_IFINDEX)
-        body += pack_attribute(IFA_LOCAL, packed) + pack_attribute(IFA_ADDRESS, packed)
-        operation = (f"put {prefix} on lo", Message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, body))
-        [refused] = self._netlink.batch([operation])
+        address = str(prefix.network_address)
+        message = typed(ifaddrmsg(), RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL)
+        message.update(
+            family=_family(prefix),
+            prefixlen=prefix.prefixlen,
+            flags=IFA_F_NODAD,
+            index=LOOPBACK_IFINDEX,
+            attrs=[("IFA_LOCAL", address), ("IFA_ADDRESS", address)],
+        )
+        [refused] = self._netlink.batch([(f"put {prefix} on lo", message)])
         if refused is not None and refused.errno != errno.EEXIST:
             raise refused
+
+
+def _nexthop(kind: int, nexthop_id: int, flags: int = 0) -> nlmsg:
+    message = typed(NexthopMessage(), kind, flags)
+    message["attrs"] = [("NHA_ID", nexthop_id)]
+    return message
 
 
 def _is_gone_already(change: RouteChange, refused: KernelRefused) -> bool:
@@ -245,26 +249,16 @@ def _is_gone_already(change: RouteChange, refused: KernelRefused) -> bool:
     return isinstance(change, DeleteRoute | DeleteNexthop) and refused.errno in {errno.ENOENT, errno.ESRCH}
 
 
-def _decode_route(message: Message) -> tuple[Prefix, int, int, int] | None:
+def _decode_route(message: nlmsg) -> tuple[Prefix, int, int, int] | None:
     """Prefix, nexthop id (0: none), protocol and metric; None for what is not a unicast route of the main table."""
-    family, length, _, _, table, protocol, _, kind, _ = _ROUTE.unpack_from(message.payload)
-    attributes = unpack_attributes(message.payload[_ROUTE.size :])
-    table = _number(attributes, RTA_TABLE, table)
-    if table != RT_TABLE_MAIN or kind != RTN_UNICAST or family not in {AF_INET, AF_INET6}:
+    family = message["family"]
+    table = message.get_attr("RTA_TABLE", message["table"])
+    if table != RT_TABLE_MAIN or message["type"] != rt_type["unicast"] or family not in {AF_INET, AF_INET6}:
         return None
-    width = 4 if family == AF_INET else 16
-    packed = attributes.get(RTA_DST, b"").ljust(width, b"\0")
-    prefix: Prefix = IPv4Network((packed, length)) if family == AF_INET else IPv6Network((packed, length))
-    return prefix, _number(attributes, RTA_NH_ID, 0), protocol, _number(attributes, RTA_PRIORITY, 0)
+    target = (message.get_attr("RTA_DST", 0), message["dst_len"])
+    prefix: Prefix = IPv4Network(target) if family == AF_INET else IPv6Network(target)
+    return prefix, message.get_attr("RTA_NH_ID", 0), message["proto"], message.get_attr("RTA_PRIORITY", 0)
 
 
-def _number(attributes: Mapping[int, bytes], kind: int, default: int) -> int:
-    return unpack_u32(attributes[kind]) if kind in attributes else default
-
-
-def _family(prefix: Prefix) -> int:
-    return AF_INET if prefix.version == 4 else AF_INET6
-
-
-def _address_family(address: Address) -> int:
-    return AF_INET if address.version == 4 else AF_INET6
+def _family(of: Prefix | Address) -> int:
+    return AF_INET if of.version == 4 else AF_INET6

@@ -5,17 +5,16 @@ a worker thread; the answer is of that thread's network namespace.
 """
 
 import errno
-import socket
-import struct
 from dataclasses import dataclass
 
+from pyroute2.netlink.rtnl import RTM_GETLINK
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
+
 from x0d.errors import KernelRefused
-from x0d.kernel.netlink import RTM_GETLINK, Message, NetlinkSocket, unpack_attributes, unpack_u32
+from x0d.kernel.netlink import NetlinkSocket, typed
 
-_IFINFO = struct.Struct("=BxHiII")
-_IFLA_XDP, _XDP_ATTACHED, _XDP_PROG_ID = 43, 2, 4
-
-MODES = {1: "native", 2: "skb", 3: "hardware", 4: "several"}
+MODES = {"xdp": "native", "xdpgeneric": "skb", "xdpoffload": "hardware", "xdpmulti": "several"}
+"""By pyroute2's name of the mode."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +34,16 @@ def read_xdp_hook(ifindex: int) -> XdpHook:
         KernelRefused: ENODEV when there is no such interface.
     """
     operation = f"read the XDP hook of interface {ifindex}"
+    request = typed(ifinfmsg(), RTM_GETLINK)
+    request["index"] = ifindex
     netlink = NetlinkSocket()
     try:
-        answer = netlink.get(operation, Message(RTM_GETLINK, 0, _IFINFO.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)))
+        answer = netlink.get(operation, request)
     finally:
         netlink.close()
     if answer is None:
         raise KernelRefused(operation, errno.ENODEV)
-    hook = unpack_attributes(unpack_attributes(answer.payload[_IFINFO.size :]).get(_IFLA_XDP, b""))
-    mode = MODES.get(hook.get(_XDP_ATTACHED, b"\0")[0], "")
-    return XdpHook(mode, unpack_u32(hook[_XDP_PROG_ID]) if _XDP_PROG_ID in hook else 0)
+    hook = answer.get_attr("IFLA_XDP")
+    if hook is None:
+        return XdpHook("", 0)
+    return XdpHook(MODES.get(hook.get_attr("IFLA_XDP_ATTACHED"), ""), hook.get_attr("IFLA_XDP_PROG_ID", 0))
