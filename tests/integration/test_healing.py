@@ -3,7 +3,10 @@
 import itertools
 
 import pytest
+from integration.lone_daemon import fill, small_disk
 from integration.mesh_lab import MeshLab, expect
+
+from lab import control
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(90)]
 STEPS = ["detect", "decide", "act", "verify"]
@@ -96,3 +99,30 @@ def test_node_gone(ring: MeshLab) -> None:
 
     expect("both neighbours to name the node", lambda: causes() == {"node_gone"})
     expect("no route to it", lambda: all("10.255.0.4" not in ring.routes(node) for node in ("n1", "n2", "n3")))
+
+
+def test_full_disk(ring: MeshLab) -> None:
+    """A disk that fills up delays no reroute: the alert is raised, incidents are listed, and stored once there is room."""
+    daemon = ring.lab.daemons["n1"]
+    daemon.stop()
+    with small_disk(daemon.directory / "state", "512k"):
+        try:
+            ring.lab.start("n1")
+            ring.settle()
+            filler = fill(daemon.directory / "state")
+            fault = ring.lab.cut("n1-n2")
+            expect("routes to avoid the link", lambda: ring.avoided("n1-n2"))
+            assert ring.incident("n1", "n1-n2", fault).steps
+
+            def alerts() -> str:
+                with control.connect(ring.lab, "n1") as client:
+                    return " ".join(client.status().alerts)
+
+            expect("the alert", lambda: "knowledge_store: incidents are not stored" in alerts())
+            filler.unlink()
+            expect("the alert to end", lambda: not alerts())
+            daemon.stop()
+            ring.lab.start("n1")
+            expect("the incident to be known to the next life", lambda: bool(ring.incidents("n1", "n1-n2", fault)))
+        finally:
+            daemon.stop()
