@@ -102,7 +102,10 @@ class LinkUnit:
         if record is not None:
             self.record = record
         verdict = self.detector.observe(now_ns, record)
-        self.quality.observe(record)
+        if self.state is LinkState.DOWN:
+            self.quality.interrupted()  # what a cut swallows is no sign of a lossy link
+        else:
+            self.quality.observe(record)
         if self.quality.loss_out == self.quality.loss_in == 0.0:
             self.clean_until_ns = now_ns
         return verdict.up if verdict else None

@@ -284,7 +284,6 @@ class LinkService:
         key = unit.key
         assert key is not None
         self._faults.pop(key, None)
-        unit.quality.interrupted()
         unit.enter(LinkState.UP, "probes answered", now_ns)
         self._mesh.link_up(key)
         log.info(telemetry.LINK_STATE_CHANGED, link=str(key), state="up", rtt_ms=unit.record.rtt_last_ns / 1e6)
@@ -294,7 +293,6 @@ class LinkService:
         key = unit.key
         assert key is not None
         self._faults[key] = fault_at_ns
-        unit.quality.interrupted()
         unit.enter(LinkState.DOWN, detail, now_ns)
         unit.generation = self._mesh.link_down(key)
         self._symptom(unit, kind, detail, fault_at_ns, now_ns)

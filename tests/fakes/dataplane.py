@@ -1,0 +1,143 @@
+"""A data plane in memory: what the XDP program does with probes, and what its maps hold.
+
+Not modelled: modes and their refusals (a test names the one refusal it wants), the rate limit, packets other than
+probes, replies older than the 64-probe window, implausible sequences, maps that are full.
+``tests/contract/test_data_plane.py`` holds it and the kernel to one contract.
+"""
+
+import errno
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from x0d.errors import ForeignProgram, KernelRefused
+from x0d.kernel import layout
+from x0d.mesh.model import Address, ProbeRecord
+from x0d.ports import Attachment, Clock, PacketCounter, ProbeCounter
+
+
+class FakeDataPlane:
+    """``ports.DataPlane``; feed it with ``receive``."""
+
+    def __init__(self, clock: Clock, session: int) -> None:
+        self._clock = clock
+        self._session = session
+        self.attached: dict[int, Attachment] = {}
+        self.foreign: set[str] = set()
+        """Interfaces with somebody else's program."""
+        self.refusals: dict[str, KernelRefused] = {}
+        """What the kernel answers by interface."""
+        self._links: dict[tuple[int, Address], Address] = {}
+        self._records: dict[tuple[int, Address], ProbeRecord] = {}
+        self._events: Counter[tuple[int, str]] = Counter()
+        self._packets: Counter[tuple[int, str]] = Counter()
+
+    async def attach(self, interface: str, ifindex: int) -> Attachment:
+        if interface in self.foreign:
+            raise ForeignProgram(interface, errno.EBUSY, 4711)
+        if interface in self.refusals:
+            raise self.refusals[interface]
+        known = self.attached.get(ifindex)
+        made = Attachment(interface, ifindex, "native", frags=True, adopted=known is not None, refused=())
+        self.attached[ifindex] = made
+        return made
+
+    async def detach(self, ifindex: int) -> None:
+        self._forget(ifindex)
+
+    async def collect(self, ifindexes: frozenset[int]) -> None:
+        for ifindex in self.attached.keys() | {at for at, _ in self._links}:
+            if ifindex not in ifindexes:
+                self._forget(ifindex)
+
+    def attached_ifindexes(self) -> frozenset[int]:
+        return frozenset(self.attached)
+
+    def put_link(self, ifindex: int, neighbour: Address, local: Address) -> None:
+        self._links[ifindex, neighbour] = local
+        self._records.setdefault((ifindex, neighbour), ProbeRecord())
+
+    def delete_link(self, ifindex: int, neighbour: Address) -> None:
+        self._links.pop((ifindex, neighbour), None)
+        self._records.pop((ifindex, neighbour), None)
+
+    def links(self) -> Mapping[tuple[int, Address], Address]:
+        return dict(self._links)
+
+    def probe_record(self, ifindex: int, neighbour: Address) -> ProbeRecord | None:
+        return self._records.get((ifindex, neighbour))
+
+    def packet_counters(self) -> Sequence[PacketCounter]:
+        return [
+            PacketCounter(at, "probe", verdict, packets, packets * 90)
+            for (at, verdict), packets in self._packets.items()
+        ]
+
+    def probe_counters(self) -> Sequence[ProbeCounter]:
+        return [ProbeCounter(at, event, packets) for (at, event), packets in self._events.items()]
+
+    # ---- the wire ----
+
+    def receive(self, ifindex: int, source: Address, destination: Address, payload: bytes) -> bytes | None:
+        """Take a probe that came in; the answer to send back, where it is a request of a neighbour."""
+        if ifindex not in self.attached:
+            return None
+        known = self._links.get((ifindex, source))
+        if known != destination:
+            self._count(ifindex, "stranger", "drop")
+            return None
+        probe = layout.decode_probe(payload)
+        record = self._records[ifindex, source]
+        if probe.kind == layout.PROBE_REPLY:
+            self._accept(ifindex, source, probe, record)
+            return None
+        fresh = record.peer_session != probe.session
+        requests = 1 if fresh else record.requests_received + 1
+        now_ns = self._clock.monotonic_ns()
+        self._records[ifindex, source] = replace(
+            record, peer_session=probe.session, requests_received=requests, request_last_at_ns=now_ns
+        )
+        self._count(ifindex, "answered", "reflect")
+        return layout.encode_probe(
+            replace(probe, kind=layout.PROBE_REPLY, reflected_at_ns=now_ns, requests_received=requests)
+        )
+
+    def _accept(self, ifindex: int, source: Address, probe: layout.Probe, record: ProbeRecord) -> None:
+        if probe.session != self._session:
+            self._count(ifindex, "session_stale", "drop")
+            return
+        ahead = probe.sequence - record.sequence_last
+        if ahead <= 0 and record.received >> -ahead & 1:
+            self._count(ifindex, "duplicate", "drop")
+            return
+        now_ns = self._clock.monotonic_ns()
+        rtt_ns = now_ns - probe.sent_at_ns
+        window = (1 << layout.PROBE_WINDOW) - 1
+        taken = replace(
+            record,
+            session=probe.session,
+            received=(record.received << ahead | 1) & window if ahead > 0 else record.received | 1 << -ahead,
+            replies_received=record.replies_received + 1,
+            reply_last_at_ns=now_ns,
+            rtt_sum_ns=record.rtt_sum_ns + rtt_ns,
+        )
+        if ahead > 0:
+            taken = replace(
+                taken,
+                sequence_last=probe.sequence,
+                peer_requests_received=probe.requests_received,
+                rtt_last_ns=rtt_ns,
+                reflected_last_at_ns=probe.reflected_at_ns,
+            )
+        self._records[ifindex, source] = taken
+        self._count(ifindex, "accepted", "consume")
+
+    def _count(self, ifindex: int, event: str, verdict: str) -> None:
+        self._events[ifindex, event] += 1
+        self._packets[ifindex, verdict] += 1
+
+    def _forget(self, ifindex: int) -> None:
+        self.attached.pop(ifindex, None)
+        for at, neighbour in list(self._links):
+            if at == ifindex:
+                self.delete_link(at, neighbour)
