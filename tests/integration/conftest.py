@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from integration.lone_daemon import Pair, new_pair
 from integration.mesh_lab import QUICK, MeshLab, running_lab
-
 from lab.network import Options
 
 

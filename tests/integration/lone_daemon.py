@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+
 from integration.mesh_lab import expect
 from kernel.namespaces import Namespace, namespace, run, veth
-
 from lab.control import NodeClient
 from lab.machine import wait_until
 from lab.nodes import ROOT
@@ -132,7 +132,7 @@ class LoneDaemon:
 
     @contextmanager
     def living(self, *, prefix: Sequence[str] = (), wait: bool = True) -> Iterator[Life]:
-        """Start it; end it when the block is left."""
+        """Start it; end it by SIGTERM when the block is left, which must end it with exit code 0."""
         log = self.directory / "log"
         with log.open("wb") as output:
             process = subprocess.Popen(self.command(prefix=prefix), stdout=output, stderr=output, env=ENVIRONMENT)
@@ -146,6 +146,7 @@ class LoneDaemon:
             if not wait_until(lambda: process.poll() is not None, END_S):
                 process.kill()
                 process.wait()
+        assert process.returncode == 0, f"exit {process.returncode} at SIGTERM:\n{log.read_text()}"
 
 
 class Pair:

@@ -11,7 +11,7 @@ import grpc
 from lab import control
 from lab.machine import wait_until
 from lab.network import FaultStamp, Lab, Options
-from lab.traffic import LOST_AFTER_S, Report, Stream
+from lab.traffic import Stream
 from x0d.v1 import incident_pb2, mesh_pb2
 
 WAIT_S = 20.0
@@ -36,7 +36,7 @@ def _answered(ask: Callable[[], T], default: T) -> T:
 
 
 class MeshLab:
-    """Four words for tests: ``routes``, ``link``, ``incident`` and ``settle``."""
+    """What tests ask of a lab: its kernels' routes, its daemons' links and incidents, and order between tests."""
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -90,6 +90,10 @@ class MeshLab:
         with control.connect(self.lab, node) as client:
             return next(link for link in client.links() if link.neighbour == neighbour)
 
+    def wait_link(self, node: str, neighbour: str, state: str) -> None:
+        """Wait for a node's link to a neighbour to be in a state."""
+        expect(f"{node} to see its link to {neighbour} {state}", lambda: self.link(node, neighbour).state == state)
+
     def incidents(self, node: str, link: str, since: FaultStamp) -> list[incident_pb2.Incident]:
         """A node's incidents of a link that were opened after an instant, newest first."""
         name = self.lab.topology.link(link).name
@@ -121,12 +125,6 @@ class MeshLab:
         stream = Stream(self.lab, source, target, seconds)
         expect("traffic to begin", lambda: stream.report().sent > 100 and stream.lost_lately(CALM_S) == 0)
         return stream
-
-
-def lost_between(stream: Stream, since: FaultStamp) -> Report:
-    """What became of the packets sent since an instant; waits for the last of them."""
-    assert LOST_AFTER_S > 0
-    return stream.report(since.at_ns)
 
 
 @contextmanager

@@ -3,9 +3,9 @@
 import itertools
 
 import pytest
+
 from integration.lone_daemon import fill, small_disk
 from integration.mesh_lab import MeshLab, expect
-
 from lab import control
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(90)]
@@ -76,7 +76,9 @@ def test_lossy_link(ring: MeshLab) -> None:
         told = ring.incident("n1", "n1-n4", fault, "open", "acting", "verifying", "closed")
         assert told.cause in ("link_degraded", "link_dead")
         ring.lab.heal("n1-n4")
-        expect("the cost restored", lambda: ring.link("n1", "n4").cost == 100 and ring.link("n1", "n4").state == "up", 40)
+        expect(
+            "the cost restored", lambda: ring.link("n1", "n4").cost == 100 and ring.link("n1", "n4").state == "up", 40
+        )
         expect("the routes of before", lambda: ring.all_routes() == before)
     if told.cause == "link_degraded":
         last = ring.incident("n1", "n1-n4", fault, "closed")
@@ -102,7 +104,7 @@ def test_node_gone(ring: MeshLab) -> None:
 
 
 def test_full_disk(ring: MeshLab) -> None:
-    """A disk that fills up delays no reroute: the alert is raised, incidents are listed, and stored once there is room."""
+    """A full disk delays no reroute: an alert is raised, incidents are listed, and stored once there is room."""
     daemon = ring.lab.daemons["n1"]
     daemon.stop()
     with small_disk(daemon.directory / "state", "512k"):

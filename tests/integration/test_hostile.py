@@ -11,10 +11,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from integration.lone_daemon import Life, Pair
 from integration.mesh_lab import expect
 from kernel.namespaces import Namespace
-
 from lab.machine import wait_until
 from x0d.kernel.layout import encode_request
 from x0d.v1 import node_pb2, node_pb2_grpc
@@ -163,7 +163,7 @@ def test_forged_probes(pair: Pair) -> None:
         assert expected == {event: rise[event] for event in expected}, rise
         assert sum(rise[event] for event in rise if event not in {*expected, "answered", "accepted"}) >= 40, rise
         assert {"up"} == {first.link("n2").state, second.link("n1").state}
-        assert [] == [alert for alert in first.status().alerts]
+        assert [] == list(first.status().alerts)
 
 
 def test_calls_while_starting(pair: Pair) -> None:

@@ -5,10 +5,10 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from integration.lone_daemon import Pair
 from integration.mesh_lab import expect
 from kernel.namespaces import Namespace, veth
-
 from lab import wires
 from lab.nodes import ROOT
 

@@ -6,8 +6,8 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from integration.mesh_lab import QUICK, MeshLab, expect, running_lab
 
+from integration.mesh_lab import QUICK, MeshLab, expect, running_lab
 from lab import control
 from lab.machine import wait_until
 from lab.network import Options

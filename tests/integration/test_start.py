@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from integration.lone_daemon import ENVIRONMENT, LoneDaemon, Pair, fill, small_disk
 from integration.mesh_lab import expect
 

@@ -1,0 +1,218 @@
+"""Configuration files: what is valid, what is not, and what an operator is told."""
+
+import dataclasses
+import re
+import tomllib
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import event, given
+from hypothesis import strategies as st
+
+from x0d.config import Config, load
+from x0d.config.model import (
+    ClusterConfig,
+    EbpfConfig,
+    HealingConfig,
+    IdentityConfig,
+    ListenConfig,
+    LogConfig,
+    MeshConfig,
+    NeighbourConfig,
+    NodeConfig,
+)
+from x0d.config.parse import parse
+from x0d.errors import ConfigInvalid, ConfigProblem
+
+FILE = Path("/etc/x0d/x0d.toml")
+NODE = '[node]\nname = "n1"\naddress = "10.255.0.1/32"\n'
+EXAMPLE = Path(__file__).resolve().parents[2] / "packaging" / "x0d.toml"
+NEIGHBOUR = '[[mesh.neighbours]]\nnode = "n2"\ninterface = "eth1"\naddress = "fe80::2"\n'
+
+
+def read(text: str) -> Config:
+    return parse(tomllib.loads(text), FILE)
+
+
+def problems(text: str) -> dict[str, str]:
+    """What is wrong with a document, by key."""
+    with pytest.raises(ConfigInvalid) as caught:
+        read(text)
+    assert str(FILE) == caught.value.file
+    assert all(line.startswith(f"{FILE}: ") for line in str(caught.value).splitlines())
+    return {problem.key: problem.reason for problem in caught.value.problems}
+
+
+def test_smallest_file() -> None:
+    """Name and address suffice; everything else has its default."""
+    config = read(NODE)
+    assert ("n1", ip_network("10.255.0.1/32")) == (config.node.name, config.node.address)
+    assert (ListenConfig(), MeshConfig(), HealingConfig()) == (config.listen, config.mesh, config.healing)
+    assert Path("/var/lib/x0d") == config.node.state_dir
+    assert () == config.interfaces
+
+
+def test_whole_file() -> None:
+    """Neighbours, prefixes and timers are read as written; the neighbours' interfaces are added."""
+    config = read(
+        NODE
+        + '[mesh]\ninterfaces = ["eth2"]\nannounce = ["192.0.2.0/24"]\nprobe_interval_ms = 10\n'
+        + NEIGHBOUR
+        + "cost = 7\n"
+        + NEIGHBOUR.replace("fe80::2", "fe80::3").replace("n2", "n3")
+    )
+    assert ("eth2", "eth1") == config.interfaces
+    assert (ip_network("192.0.2.0/24"),) == config.mesh.announce
+    assert NeighbourConfig("n2", "eth1", ip_address("fe80::2"), 7) == config.mesh.neighbours[0]
+    assert 100 == config.mesh.neighbours[1].cost
+    assert 10 == config.mesh.probe_interval_ms
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "told"),
+    [
+        ("", "node", "missing"),
+        ("[node]\n", "node.name", "missing"),
+        ('[node]\nname = "n1"\n', "node.address", "missing"),
+        ("node = 3\n", "node", "table"),
+        (NODE + "[nodes]\n", "nodes", 'did you mean "node"?'),
+        (NODE + "[mesh]\nprobe_interval = 5\n", "mesh.probe_interval", "probe_interval_ms"),
+        (NODE + "[mesh]\nprobe_interval_ms = 5.0\n", "mesh.probe_interval_ms", "whole number from 5 to 10000"),
+        (NODE + "[mesh]\nprobe_interval_ms = true\n", "mesh.probe_interval_ms", "is true"),
+        (NODE + "[mesh]\nprobe_miss_limit = 21\n", "mesh.probe_miss_limit", "from 2 to 20"),
+        (NODE + "[mesh]\ninstall_routes = 1\n", "mesh.install_routes", "true or false"),
+        (NODE + '[mesh]\ninterfaces = "eth0"\n', "mesh.interfaces", "array"),
+        (NODE + '[mesh]\ninterfaces = ["a-name-too-long-0"]\n', "mesh.interfaces", "array of interface names"),
+        (NODE + '[mesh]\ninterfaces = ["eth0", "eth0"]\n', "mesh.interfaces", "twice"),
+        (NODE + '[mesh]\nannounce = ["192.0.2.1/24"]\n', "mesh.announce", "host bits zero"),
+        (NODE + '[mesh]\nannounce = ["10.255.0.1/32"]\n', "mesh.announce[0]", "also node.address"),
+        (NODE + "[mesh]\nneighbours = 3\n", "mesh.neighbours", "[[mesh.neighbours]]"),
+        (NODE + "[[mesh.neighbours]]\n", "mesh.neighbours[0].node", "missing"),
+        (NODE + NEIGHBOUR + "cost = 0\n", "mesh.neighbours[0].cost", "from 1 to 65535"),
+        (NODE + NEIGHBOUR + "weight = 1\n", "mesh.neighbours[0].weight", "unknown key"),
+        (NODE + NEIGHBOUR.replace("fe80::2", "fe80::2%eth1"), "mesh.neighbours[0].address", "without a zone"),
+        (NODE + NEIGHBOUR.replace("fe80::2", "2001:db8::2"), "mesh.neighbours[0].address", "link-local"),
+        (NODE + NEIGHBOUR.replace("fe80::2", "224.0.0.5"), "mesh.neighbours[0].address", "IPv4"),
+        (NODE + NEIGHBOUR.replace("fe80::2", "10.255.0.1"), "mesh.neighbours[0].address", "own address"),
+        (NODE + NEIGHBOUR.replace("n2", "n1"), "mesh.neighbours[0].node", "this node itself"),
+        (NODE + NEIGHBOUR + NEIGHBOUR.replace("n2", "n3"), "mesh.neighbours[1].address", "duplicate address"),
+        (NODE + NEIGHBOUR + NEIGHBOUR.replace("::2", "::3"), "mesh.neighbours[1].node", "duplicate node"),
+        ('[node]\nname = "N1"\naddress = "10.255.0.1/32"\n', "node.name", "lower-case"),
+        ('[node]\nname = "n1"\naddress = "10.255.0.0/24"\n', "node.address", "/32 or /128"),
+        ('[node]\nname = "n1"\naddress = "127.0.0.1/32"\n', "node.address", "stable address"),
+        (NODE + 'state_dir = "state"\n', "node.state_dir", "absolute path"),
+        (NODE + f'runtime_dir = "/{"x" * 100}"\n', "node.runtime_dir", "too long"),
+        (NODE + "[listen]\nmesh_port = 0\n", "listen.mesh_port", "from 1 to 65535"),
+        (NODE + "[listen]\nmesh_port = 9474\n", "listen.probe_port", "also mesh_port"),
+        (NODE + '[listen]\nmetrics_address = "localhost"\n', "listen.metrics_address", "IPv4 or IPv6"),
+        (NODE + '[identity]\nmode = "spire"\n', "identity.mode", "not available"),
+        (NODE + '[cluster]\nmembers = ["n1=10.0.0.1:9471"]\n', "cluster.members", "not available"),
+        (NODE + '[healing]\nmode = "approve"\n', "healing.mode", "not available"),
+        (NODE + '[healing]\nmode = "never"\n', "healing.mode", '"observe"'),
+        (NODE + '[log]\nlevel = "loud"\n', "log.level", '"debug"'),
+    ],
+)
+def test_refused(text: str, key: str, told: str) -> None:
+    """Each kind of mistake is told with its key and what is allowed."""
+    assert told in problems(text)[key]
+
+
+def test_every_problem_at_once() -> None:
+    """One reading tells all that is wrong."""
+    told = problems("[node]\n[mesh]\nprobe_interval_ms = 0\n[log]\nlevel = 1\ncolour = 2\n")
+    assert {"node.name", "node.address", "mesh.probe_interval_ms", "log.level", "log.colour"} == set(told)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(None, "cannot be read: No such file"), (b"[node", "is not valid TOML"), (b"a = '\xff'", "is not UTF-8: byte 5")],
+    ids=["missing", "not TOML", "not UTF-8"],
+)
+def test_unreadable(tmp_path: Path, content: bytes | None, told: str) -> None:
+    """A file that is missing, no TOML or no text is refused by name."""
+    file = tmp_path / "x0d.toml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigInvalid, match=re.escape(f"{file}: {told}")):
+        load(file)
+
+
+SCALARS = (
+    st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=40)
+    | st.sampled_from(["n1", "10.255.0.1/32", "fe80::1", "auto", "eth0", "/run", "192.0.2.0/24"])
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner), max_leaves=5
+)
+
+
+def section_of(kind: type) -> st.SearchStrategy[object]:
+    """A table with some of a section's keys, of any value."""
+    names = [field.name for field in dataclasses.fields(kind)]
+    return st.dictionaries(st.sampled_from(names) | st.text(max_size=8), VALUES, max_size=6)
+
+
+DOCUMENTS = st.fixed_dictionaries(
+    {"node": st.just({"name": "n1", "address": "10.255.0.1/32"}) | section_of(NodeConfig) | VALUES},
+    optional={
+        "listen": section_of(ListenConfig) | VALUES,
+        "ebpf": section_of(EbpfConfig),
+        "mesh": section_of(MeshConfig)
+        | st.fixed_dictionaries({"neighbours": st.lists(section_of(NeighbourConfig), max_size=3)}),
+        "cluster": section_of(ClusterConfig),
+        "identity": section_of(IdentityConfig),
+        "healing": section_of(HealingConfig) | VALUES,
+        "log": section_of(LogConfig),
+        "other": VALUES,
+    },
+)
+
+
+@given(DOCUMENTS)
+def test_any_document(document: dict[str, Any]) -> None:
+    """Any document is a Config or raises ConfigInvalid, with a reason for each problem."""
+    told: tuple[ConfigProblem, ...] | None = None
+    try:
+        assert "n1" == parse(document, FILE).node.name
+    except ConfigInvalid as invalid:
+        told = invalid.problems
+        event("refused")
+    assert told is None or (told and all(problem.reason for problem in told))
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """Any bytes in a file are a Config or raise ConfigInvalid."""
+    file = tmp_path_factory.getbasetemp() / "any.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigInvalid):
+        load(file)
+
+
+def test_example() -> None:
+    """The example that is installed is valid, also with each key that it shows commented out put in force."""
+    text = EXAMPLE.read_text()
+    assert "n1" == load(EXAMPLE).node.name
+    in_force = re.sub(r"^# (\[\[?[a-z.]+\]\]?|[a-z_]+ = .*)$", r"\1", text, flags=re.MULTILINE)
+    assert in_force != text
+    assert isinstance(read(in_force), Config)
+
+
+def test_example_shows_defaults() -> None:
+    """What the example shows behind ``#`` as left out is the default."""
+    shown = tomllib.loads(re.sub(r"^# ((?!\[\[)[a-z_]+ = .*)$", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE))
+    given_keys = tomllib.loads(EXAMPLE.read_text())
+    default = read(NODE)
+    for section, keys in shown.items():
+        for key, value in keys.items():
+            if key in given_keys.get(section, {}) or key not in {
+                field.name for field in dataclasses.fields(getattr(default, section))
+            }:
+                continue
+            expected = getattr(getattr(default, section), key)
+            assert (section, key, str(expected)) == (section, key, str(value))
