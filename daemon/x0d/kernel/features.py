@@ -9,25 +9,18 @@ import contextlib
 import errno
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+
+from pyroute2.netlink import NLM_F_CREATE, NLM_F_EXCL, nlmsg
+from pyroute2.netlink.rtnl import RTM_DELLINK, RTM_NEWLINK
+from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from x0d.errors import KernelRefused
 from x0d.kernel import bpf
 from x0d.kernel.libbpf import Libbpf
-from x0d.kernel.netlink import (
-    NLM_F_CREATE,
-    NLM_F_EXCL,
-    RTM_DELLINK,
-    RTM_NEWLINK,
-    Message,
-    NetlinkSocket,
-    pack_attribute,
-)
+from x0d.kernel.netlink import NetlinkSocket, typed
 
-_IFLA_IFNAME, _IFLA_LINKINFO, _INFO_KIND, _INFO_DATA, _VETH_INFO_PEER = 3, 18, 1, 2, 1
-_IFINFO = struct.Struct("=BxHiII")
 _BTF_KIND_TYPEDEF = 8
 _TRIED_TRACEPOINT = "btf_trace_kfree_skb"
 """The one whose drop reasons x0d wants."""
@@ -94,10 +87,10 @@ def _try(name: str, make_fd: Callable[[], int]) -> Trial:
 def _veth_pair() -> Iterator[tuple[int, int]]:
     """Indexes of two joined devices, which are removed at the end."""
     names = [f"x0dd{os.getpid()}{end}" for end in "ab"]
-    kind = pack_attribute(_INFO_KIND, b"veth")
-    peer = pack_attribute(_VETH_INFO_PEER, _ifinfo() + _pack_name(names[1]))
-    info = pack_attribute(_IFLA_LINKINFO, kind + pack_attribute(_INFO_DATA, peer))
-    make = Message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, _ifinfo() + _pack_name(names[0]) + info)
+    peer = {"attrs": [("VETH_INFO_PEER", {"attrs": [("IFLA_IFNAME", names[1])]})]}
+    make = typed(ifinfmsg(), RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL)
+    info = {"attrs": [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", peer)]}
+    make["attrs"] = [("IFLA_IFNAME", names[0]), ("IFLA_LINKINFO", info)]
     netlink = NetlinkSocket()
     try:
         _perform(netlink, "make a veth pair", make)
@@ -105,20 +98,14 @@ def _veth_pair() -> Iterator[tuple[int, int]]:
         try:
             yield one, other
         finally:
-            _perform(netlink, "remove the veth pair", Message(RTM_DELLINK, 0, _ifinfo(one)))
+            remove = typed(ifinfmsg(), RTM_DELLINK)
+            remove["index"] = one
+            _perform(netlink, "remove the veth pair", remove)
     finally:
         netlink.close()
 
 
-def _perform(netlink: NetlinkSocket, operation: str, message: Message) -> None:
+def _perform(netlink: NetlinkSocket, operation: str, message: nlmsg) -> None:
     (refusal,) = netlink.batch([(operation, message)])
     if refusal is not None and refusal.errno != errno.ENODEV:
         raise refusal
-
-
-def _ifinfo(ifindex: int = 0) -> bytes:
-    return _IFINFO.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)
-
-
-def _pack_name(name: str) -> bytes:
-    return pack_attribute(_IFLA_IFNAME, name.encode() + b"\0")

@@ -12,7 +12,6 @@ put in .25 ms, a route in .3 ms, 500 routes in 50 ms and read in 28 ms (packed b
 
 import errno
 import socket
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
@@ -20,10 +19,8 @@ from pyroute2.netlink import (
     NETLINK_EXT_ACK,
     NETLINK_GET_STRICT_CHK,
     NLM_F_ACK,
-    NLM_F_CREATE,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
-    NLM_F_EXCL,
     NLM_F_REQUEST,
     NLMSG_DONE,
     NLMSG_ERROR,
@@ -45,8 +42,6 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg_base
 
 from x0d.errors import KernelRefused
-
-__all__ = ["NLM_F_CREATE", "NLM_F_EXCL", "RTM_DELLINK", "RTM_NEWLINK"]
 
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, RTM_GETNEXTHOP = 104, 105, 106
 RTA_NH_ID = 30
@@ -88,23 +83,6 @@ def _decode_outcome(data: bytes, offset: int, _length: int) -> nlmsgerr:
     message = nlmsgerr(data, offset=offset)
     message.decode()
     return message
-
-
-class Message(nlmsg):  # type: ignore[misc]  # pyroute2 has no types
-    """A request whose body and attributes the caller has packed."""
-
-    __slots__ = ()
-    fields = (("payload", "s"),)
-
-    def __init__(self, kind: int, flags: int, payload: bytes) -> None:
-        super().__init__()
-        self["payload"] = payload
-        typed(self, kind, flags)
-
-
-def pack_attribute(kind: int, value: bytes) -> bytes:
-    """One attribute for a ``Message``, padded to four bytes."""
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 class RouteMarshal(Marshal):  # type: ignore[misc]  # pyroute2 has no types
