@@ -21,12 +21,14 @@ from x0d.mapek.events import Event, PeerReport, RoutesMoved, TopologySeen
 from x0d.mesh.events import ControlBack, ControlGone, MeshEvent, NameDisputed, NodeGone, NodeSeen, PeerReported
 from x0d.mesh.model import Address, AdjacencyState, LinkKey, MeshRoute, NextHop, Prefix
 from x0d.mesh.node import LinkPort, LinkView, MeshNode
+from x0d.mesh.ordering import waits
 from x0d.ports import Clock, DatagramSocket, RouteTable
 from x0d.reconcile import after_changes, forget_interface, plan_routes, unroutable
 from x0d.service.alerts import Alerts
 from x0d.service.execute import Executor
 
 SETTLE_S = 3.0  # six hellos of the default pace
+GRACE_NS = 500_000_000  # in step, neighbours that have just started as well have still to say what they announce
 REPAIR_S = 10.0  # the kernel's table is read back and mended this often
 TICK_PAUSE_S = 0.001  # between two ticks of the core, whatever it asks for
 CHANGES_LOGGED_MAX = 16
@@ -69,6 +71,9 @@ class MeshService:
         self._dirty = asyncio.Event()
         self._rearm = asyncio.Event()
         self._holding_until_ns = 0
+        self._settled_at_ns = 0
+        self._turns: dict[Prefix, int] = {}
+        """When a prefix whose shorter way waits may move, CLOCK_MONOTONIC ns."""
         self._disputes: list[int] = []
         self._refusals_logged: set[tuple[LinkKey, str]] = set()
         self.refused: dict[str, int] = {"malformed": 0}
@@ -129,8 +134,10 @@ class MeshService:
         """Advertise a link with another cost; raises InvalidInput while it is no link of ours."""
         if link not in self._links:
             raise InvalidInput(f"{link} is no link of this node, or its interface is not there")
+        before = self.core.link_view(self._now_s(), link)
         self.core.set_cost(self._now_s(), link, cost)
-        self._causes.setdefault(link, self.core.link_view(self._now_s(), link).generation)
+        if cost > before.cost:  # a lower one is good news, which no incident waits for
+            self._causes.setdefault(link, before.generation)
         self.flush()
         self._dirty.set()
 
@@ -238,11 +245,14 @@ class MeshService:
     async def run_routes(self) -> None:
         """Recompute and install whenever something changed."""
         while True:
+            now_ns = self._clock.monotonic_ns()
+            turn_s = (min(self._turns.values()) - now_ns) / 1e9 if self._turns else REPAIR_S
             try:
-                await asyncio.wait_for(self._dirty.wait(), REPAIR_S)
+                await asyncio.wait_for(self._dirty.wait(), max(0.001, turn_s))
             except TimeoutError:
-                await self._repair()
-                continue
+                if not self._turns:
+                    await self._repair()
+                    continue
             self._dirty.clear()
             await self._recompute()
 
@@ -250,7 +260,13 @@ class MeshService:
         """Whether adopted routes are still left alone."""
         if self._holding_until_ns == 0:
             return False
-        if self.core.settled or self._clock.monotonic_ns() >= self._holding_until_ns:
+        now_ns = self._clock.monotonic_ns()
+        is_complete = False
+        if self.core.settled:
+            self._settled_at_ns = self._settled_at_ns or now_ns
+            self._holding_until_ns = min(self._holding_until_ns, self._settled_at_ns + GRACE_NS)
+            is_complete = self._observed.routes.keys() <= {route.prefix for route in self.core.routes()}
+        if is_complete or now_ns >= self._holding_until_ns:
             self._holding_until_ns = 0
             return False
         return True
@@ -262,7 +278,7 @@ class MeshService:
             return
         causes, self._causes = self._causes, {}
         decided_at_ns = self._clock.monotonic_ns()
-        before, self._routes = self._routes, {route.prefix: route for route in self.core.routes()}
+        before, self._routes = self._routes, self._take_turns(decided_at_ns, is_fault=bool(causes))
         moved = tuple(prefix for prefix, route in before.items() if _hop(self._routes.get(prefix)) != _hop(route))
         outcome, changes = await self._install(decided_at_ns)
         if moved or changes:
@@ -287,6 +303,14 @@ class MeshService:
                     observed_only=not self.install_routes,
                 )
             )
+
+    def _take_turns(self, now_ns: int, *, is_fault: bool) -> dict[Prefix, MeshRoute]:
+        """Routes as computed, but for good news that waits for this node's turn (``mesh/ordering.py``)."""
+        computed = {route.prefix: route for route in self.core.routes()}
+        found = {} if is_fault else waits(self._routes, computed, self._dead_next_hops())
+        due_ns = {prefix: self._turns.get(prefix, now_ns + int(wait_s * 1e9)) for prefix, wait_s in found.items()}
+        self._turns = {prefix: at_ns for prefix, at_ns in due_ns.items() if at_ns > now_ns}
+        return computed | {prefix: self._routes[prefix] for prefix in self._turns}
 
     def _look_for_duplicates(self) -> None:
         """Two nodes with one stable address (what a node announces first) draw each other's traffic."""
