@@ -54,8 +54,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--sched",
         default="other",
-        help="how the stacks are scheduled: other (nice 0), or fifo:PRIORITY, which keeps other work on this machine "
-        "out of the figures (default: %(default)s)",
+        help="how the stacks are scheduled: other (nice 0), nice:N, or fifo:PRIORITY, which keeps other work on this "
+        "machine out of the figures (default: %(default)s)",
     )
     parser.add_argument("--seed", type=int, default=None, help="of the faults' moments (default: random, printed)")
     parser.add_argument("--out", type=Path, default=None, metavar="FILE", help="append a JSON line a trial")

@@ -63,7 +63,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long CPU is measured (default: %(default)s)")
     parser.add_argument("--starts", type=int, default=10, help="how often READY is timed (default: %(default)s)")
     parser.add_argument("--only", default="x0d,frr", metavar="STACKS", help="x0d, frr, babeld (default: %(default)s)")
-    parser.add_argument("--sched", default="other", help="other (nice 0) or fifo:PRIORITY (default: %(default)s)")
+    parser.add_argument(
+        "--sched", default="other", help="other (nice 0), nice:N or fifo:PRIORITY (default: %(default)s)"
+    )
     asked = parser.parse_args(argv)
     return run_command(lambda: _run(asked))
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from lab.machine import LabError
 
 APPARATUS_PRIORITY = 20  # SCHED_FIFO: who sends, receives and breaks things must not be late
-FORMS = "fifo:PRIORITY (1 to 15) or other"
+FORMS = "fifo:PRIORITY (1 to 15), nice:N (-20 to 19) or other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,29 +21,41 @@ class Scheduling:
     """How the daemons under test are scheduled."""
 
     text: str
-    """As given: ``other`` or ``fifo:5``."""
-    priority: int
-    """SCHED_FIFO priority; 0 means SCHED_OTHER at nice 0."""
+    """As given: ``other``, ``nice:-10`` or ``fifo:5``."""
+    priority: int = 0
+    """SCHED_FIFO priority; 0 means SCHED_OTHER."""
+    nice: int = 0
+    """Of SCHED_OTHER."""
 
     @classmethod
     def parse(cls, text: str) -> "Scheduling":
-        """Parse ``other`` or ``fifo:N``.
+        """Parse ``other``, ``nice:N`` or ``fifo:N``.
 
         Raises:
             LabError: the text is neither.
         """
         kind, _, number = text.partition(":")
         if text == "other":
-            return cls(text, 0)
+            return cls(text)
+        if kind == "nice" and number.removeprefix("-").isdecimal() and -20 <= int(number) <= 19:
+            return cls(text, nice=int(number))
         if kind == "fifo" and number.isdecimal() and 1 <= int(number) <= 15:
-            return cls(text, int(number))
+            return cls(text, priority=int(number))
         raise LabError(f"{text!r} is no scheduling: {FORMS}")
 
     def apply(self, pids: Iterable[int]) -> None:
         """Schedule every thread of these processes so; threads that they start later inherit it."""
-        if self.priority:
-            for pid in pids:
-                _make_realtime(pid, self.priority)
+        for pid in pids:
+            for thread in _threads(pid):
+                try:
+                    if self.priority:
+                        os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(self.priority))
+                    elif self.nice:
+                        os.setpriority(os.PRIO_PROCESS, thread, self.nice)
+                except ProcessLookupError:
+                    continue  # a thread that has ended meanwhile
+                except PermissionError as err:
+                    raise LabError(f"this machine allows no --sched {self.text}: {err}") from None
 
 
 class Pressure:
@@ -69,7 +81,7 @@ def keep_apparatus_punctual(namespaces: Iterable[str], program: str) -> None:
     inodes = {Path(f"/run/netns/{name}").stat().st_ino for name in namespaces}
     for process in Path("/proc").iterdir():
         if process.name.isdecimal() and _runs(process, inodes, program):
-            _make_realtime(int(process.name), APPARATUS_PRIORITY)
+            Scheduling("apparatus", APPARATUS_PRIORITY).apply([int(process.name)])
 
 
 def describe_machine() -> str:
@@ -95,15 +107,9 @@ def _runs(process: Path, inodes: set[int], program: str) -> bool:
         return False  # it has ended meanwhile
 
 
-def _make_realtime(pid: int, priority: int) -> None:
+def _threads(pid: int) -> list[int]:
+    """Threads of a process; none if it has ended."""
     try:
-        threads = [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
+        return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
     except OSError:
-        return
-    for thread in threads:
-        try:
-            os.sched_setscheduler(thread, os.SCHED_FIFO, os.sched_param(priority))
-        except ProcessLookupError:
-            continue  # a thread that has ended meanwhile
-        except PermissionError as err:
-            raise LabError(f"this machine allows no real-time scheduling: {err}; use --sched other") from None
+        return []

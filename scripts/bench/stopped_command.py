@@ -43,7 +43,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--topology", default="ring:4+1-3", help="as for scripts/lab (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=5.0, help="how long it is stopped (default: %(default)s)")
     parser.add_argument("--trials", type=int, default=3, metavar="N", help="(default: %(default)s)")
-    parser.add_argument("--sched", default="other", help="other (nice 0) or fifo:PRIORITY (default: %(default)s)")
+    parser.add_argument(
+        "--sched", default="other", help="other (nice 0), nice:N or fifo:PRIORITY (default: %(default)s)"
+    )
     asked = parser.parse_args(argv)
     return run_command(lambda: _run(asked))
 
