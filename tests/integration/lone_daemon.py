@@ -10,7 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,19 +37,14 @@ class Life:
         self.log = log
         self._socket = socket
 
-    def ask(self, question: Callable[[NodeClient], object]) -> object:
-        """Ask over the control socket; raises grpc.RpcError."""
-        channel = grpc.insecure_channel(f"unix://{self._socket}")
-        try:
-            return question(NodeClient(channel))
-        finally:
-            channel.close()
+    def channel(self) -> grpc.Channel:
+        """A channel to its control socket, to be closed."""
+        return grpc.insecure_channel(f"unix://{self._socket}")
 
     def status(self) -> node_pb2.GetStatusResponse:
         """How it is doing."""
-        answer = self.ask(NodeClient.status)
-        assert isinstance(answer, node_pb2.GetStatusResponse)
-        return answer
+        with self.channel() as channel:
+            return NodeClient(channel).status()
 
     def interface(self, name: str) -> node_pb2.InterfaceStatus:
         """How an interface stands."""
@@ -57,10 +52,8 @@ class Life:
 
     def link(self, neighbour: str) -> mesh_pb2.Link:
         """How a link stands."""
-        answer = self.ask(NodeClient.links)
-        assert isinstance(answer, list)
-        found: mesh_pb2.Link = next(each for each in answer if each.neighbour == neighbour)
-        return found
+        with self.channel() as channel:
+            return next(each for each in NodeClient(channel).links() if each.neighbour == neighbour)
 
     def events(self, name: str) -> list[dict[str, object]]:
         """Lines of its log with this event."""

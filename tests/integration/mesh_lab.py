@@ -12,7 +12,7 @@ from lab import control
 from lab.machine import wait_until
 from lab.network import FaultStamp, Lab, Options
 from lab.traffic import Stream
-from x0d.v1 import incident_pb2, mesh_pb2
+from x0d.v1 import incident_pb2, mesh_pb2, mesh_pb2_grpc
 
 WAIT_S = 20.0
 START_S = 30.0
@@ -61,7 +61,10 @@ class MeshLab:
     def _is_calm(self, node: str) -> bool:
         with control.connect(self.lab, node) as client:
             links = client.links()
-        in_order = all(link.state == "up" and link.cost == link.cost_configured for link in links)
+        # A neighbour has said hello since: one that dies at once is not taken to have missed the latest change.
+        in_order = all(
+            link.state == "up" and link.cost == link.cost_configured and link.state_for_s > CALM_S for link in links
+        )
         return in_order and self.routes(node) == self._calm_routes[node]
 
     # ---- kernel ----
@@ -93,6 +96,13 @@ class MeshLab:
     def wait_link(self, node: str, neighbour: str, state: str) -> None:
         """Wait for a node's link to a neighbour to be in a state."""
         expect(f"{node} to see its link to {neighbour} {state}", lambda: self.link(node, neighbour).state == state)
+
+    def computed(self, node: str) -> dict[str, str]:
+        """The routes that a node's daemon has computed: destination to the interface they leave by."""
+        with grpc.insecure_channel(f"unix://{self.lab.daemons[node].socket}") as channel:
+            stub = mesh_pb2_grpc.MeshServiceStub(channel)
+            found = stub.ListRoutes(mesh_pb2.ListRoutesRequest(), timeout=control.CALL_S).routes
+        return {route.prefix.removesuffix("/32"): route.interface for route in found}
 
     def incidents(self, node: str, link: str, since: FaultStamp) -> list[incident_pb2.Incident]:
         """A node's incidents of a link that were opened after an instant, newest first."""

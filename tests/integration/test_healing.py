@@ -32,7 +32,7 @@ def test_silent_cut(ring: MeshLab) -> None:
         assert STEPS == sorted({step.step for step in told[end].steps}, key=STEPS.index), end
         assert "done" == told[end].actions[0].outcome
         assert told[end].explanation
-        assert told[end].probes_lost > 0
+    assert any(told[end].probes_lost for end in ("n2", "n3")), "one end was first, the other may have heard of it"
     assert told["n2"].packets_lost > 0, "n2 sent the stream into the fault"
 
 

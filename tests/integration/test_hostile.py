@@ -1,6 +1,5 @@
 """What the network and the clients may throw at a daemon: it is counted and changes nothing."""
 
-import json
 import random
 import socket
 import struct
@@ -17,7 +16,7 @@ from integration.mesh_lab import expect
 from kernel.namespaces import Namespace
 from lab.machine import wait_until
 from x0d.kernel.layout import encode_request
-from x0d.v1 import node_pb2, node_pb2_grpc
+from x0d.v1 import dataplane_pb2, dataplane_pb2_grpc, node_pb2, node_pb2_grpc
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(90)]
 MESH_PORT, PROBE_PORT = 9473, 9474
@@ -85,11 +84,10 @@ def refused(place: Namespace) -> dict[str, int]:
 
 def probe_events(life: Life) -> Counter[str]:
     """Probe packets of e1 by what became of them."""
-    done = life.x0ctl("-o", "json", "ebpf", "stats")
-    assert 0 == done.returncode, done.stderr
-    return Counter(
-        {each["event"]: int(each["packets"]) for each in json.loads(done.stdout)["probes"] if each["interface"] == "e1"}
-    )
+    with life.channel() as channel:
+        stub = dataplane_pb2_grpc.DataplaneServiceStub(channel)
+        probes = stub.GetStats(dataplane_pb2.GetStatsRequest(), timeout=5).probes
+    return Counter({each.event: each.packets for each in probes if each.interface == "e1"})
 
 
 def resident_kib(pid: int) -> int:
