@@ -19,7 +19,7 @@ from lab.machine import wait_until
 from lab.network import FaultStamp, Lab
 from lab.teller import Teller
 from lab.timeline import Event, Json
-from lab.traffic import INTERVAL_S, Report, Stream
+from lab.traffic import INTERVAL_S, LOST_AFTER_S, Report, Stream
 
 SOURCE, TARGET = "n1", "n3"
 STREAM_S = 180.0  # the bound of the whole story
@@ -47,7 +47,8 @@ class Story:
     def tell(self) -> None:
         """Tell all of it."""
         self.start()
-        with Stream(self.lab, SOURCE, TARGET, STREAM_S * self.slowness, INTERVAL_S * self.slowness) as stream:
+        duration_s, interval_s, lost_after_s = (s * self.slowness for s in (STREAM_S, INTERVAL_S, LOST_AFTER_S))
+        with Stream(self.lab, SOURCE, TARGET, duration_s, interval_s=interval_s, lost_after_s=lost_after_s) as stream:
             path = self.show_path(stream)
             cut = (path[-2], path[-1])
             self.cut_link(stream, cut)

@@ -2,8 +2,8 @@
 
 Sender and receiver are two processes (this file, run as a program) inside the namespaces.  Each writes one
 CLOCK_MONOTONIC stamp per packet into a file that the lab's process maps too: slot n of the one says when packet n
-was sent, slot n of the other when it came in; 0 means not (yet).  A packet that has not come in ``LOST_AFTER_S``
-after its sending is lost.  The sender keeps to its timetable: a late wake-up is followed by a burst, not by a gap.
+was sent, slot n of the other when it came in; 0 means not (yet).  A packet that has not come in some time after
+its sending (``lost_after_s``) is lost.  The sender keeps to its timetable: a late wake-up is followed by a burst, not by a gap.
 """
 
 import argparse
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from lab.network import Lab
 
-LOST_AFTER_S = 0.25
+LOST_AFTER_S = 0.25  # the receiver may be late to read, too: longer on an emulated processor
 INTERVAL_S = 0.001
 PAYLOAD_BYTES = 100
 PORT_FIRST = 40000
@@ -77,12 +77,30 @@ class Stream:
 
     _ports = itertools.count(PORT_FIRST)
 
-    def __init__(self, lab: "Lab", source: str, target: str, duration_s: float, interval_s: float = INTERVAL_S) -> None:
+    def __init__(
+        self,
+        lab: "Lab",
+        source: str,
+        target: str,
+        duration_s: float,
+        *,
+        interval_s: float = INTERVAL_S,
+        lost_after_s: float = LOST_AFTER_S,
+    ) -> None:
         """Start to send from one node's stable address to another's, for at most ``duration_s``.
+
+        Args:
+            lab: where both nodes are.
+            source: node that sends.
+            target: node that receives.
+            duration_s: the sender ends after it.
+            interval_s: between two packets.
+            lost_after_s: a packet that has not come in by then is lost.
 
         Raises:
             LabError: sender or receiver does not start.
         """
+        self._lost_after_s = lost_after_s
         port = next(self._ports)
         count = round(duration_s / interval_s)
         directory = lab.directory / "traffic"
@@ -151,14 +169,14 @@ class Stream:
             until_ns: CLOCK_MONOTONIC; None means now.
         """
         until_ns = time.monotonic_ns() if until_ns is None else until_ns
-        rest_s = LOST_AFTER_S - (time.monotonic_ns() - until_ns) / 1e9
+        rest_s = self._lost_after_s - (time.monotonic_ns() - until_ns) / 1e9
         if rest_s > 0:
             time.sleep(rest_s)
         return judge(self._stamps[0].read(), self._stamps[1].read(), since_ns, until_ns)
 
     def lost_lately(self, window_s: float) -> int:
-        """Lost packets among those sent in the window that ended ``LOST_AFTER_S`` ago; does not wait."""
-        until_ns = time.monotonic_ns() - round(LOST_AFTER_S * 1e9)
+        """Lost packets among those sent in the window that ended ``lost_after_s`` ago; does not wait."""
+        until_ns = time.monotonic_ns() - round(self._lost_after_s * 1e9)
         return self.report(until_ns - round(window_s * 1e9), until_ns).lost
 
 
