@@ -2,8 +2,9 @@
 
 Sender and receiver are two processes (this file, run as a program) inside the namespaces.  Each writes one
 CLOCK_MONOTONIC stamp per packet into a file that the lab's process maps too: slot n of the one says when packet n
-was sent, slot n of the other when it came in; 0 means not (yet).  A packet that has not come in some time after
-its sending (``lost_after_s``) is lost.  The sender keeps to its timetable: a late wake-up is followed by a burst, not by a gap.
+was sent, slot n of the other when it came in; 0 means not (yet).  A packet that has not come in some time after its
+sending (``lost_after_s``) is lost.  The sender keeps to its timetable: a late wake-up is followed by a burst, not by
+a gap.
 """
 
 import argparse
