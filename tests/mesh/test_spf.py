@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from x0d.mesh.model import Adjacency, AdjacencyState, LinkStateRecord, NextHop
-from x0d.mesh.spf import Graph, build_graph, compute_routes, shortest_paths
+from x0d.mesh.spf import End, Graph, build_graph, compute_routes, shortest_paths
 
 NAMES = ["n1", "n2", "n3", "n4", "n5", "n6"]
 STATES = [AdjacencyState.UP] * 4 + list(AdjacencyState)
@@ -51,7 +51,7 @@ def enumerate_lengths(graph: Graph, source: str) -> dict[str, tuple[int, int]]:
     return best
 
 
-def hops(records: dict[str, LinkStateRecord], name: str) -> dict[object, NextHop]:
+def hops(records: dict[str, LinkStateRecord], name: str) -> dict[End, NextHop]:
     return {
         (a.neighbour, a.local_address, a.neighbour_address): NextHop("e", 1, a.neighbour_address, a.neighbour)
         for a in records[name].adjacencies

@@ -9,7 +9,9 @@ import itertools
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from ipaddress import IPv4Network, IPv6Address
+from typing import TypeVar
 
 from x0d.mesh.detector import Detector, DetectorTimers
 from x0d.mesh.model import LinkKey, MeshRoute, ProbeRecord
@@ -17,6 +19,9 @@ from x0d.mesh.node import LinkPort, LinkView, MeshEvent, MeshNode, MeshTimers
 
 PROBES = DetectorTimers(interval_ns=50_000_000, miss_limit=3)
 DELAY_S = 0.0005
+
+
+Kind = TypeVar("Kind", bound=MeshEvent)
 
 
 @dataclass
@@ -116,7 +121,7 @@ class Network:
             mesh.put_link(self.now_s, end.port)
             daemon.detectors[key] = Detector(self.probes, daemon.session)
             daemon.sequence[key] = 0
-            self.at(self.rng.random() * self.interval_s, lambda key=key: self._probe(daemon, name, key))
+            self.at(self.rng.random() * self.interval_s, partial(self._probe, daemon, name, key))
         self._settle(daemon, name)
         self._tick(daemon, name)
 
@@ -201,7 +206,7 @@ class Network:
             peer = self.ends[name][key].peer
             if self.wires[(name, peer)].passes(self.rng):
                 delay_s = DELAY_S * (0.5 + self.rng.random())
-                self.at(delay_s, lambda key=key, peer=peer, data=datagram: self._deliver(peer, key, data))
+                self.at(delay_s, partial(self._deliver, peer, key, datagram))
         if ready.routes_changed:
             self.kernel_routes[name] = {route.prefix: route for route in daemon.mesh.routes()}
             self.installs.append((self.now_s, name, len(daemon.mesh.routes())))
@@ -260,7 +265,7 @@ class Network:
                 else:
                     assert self.prefix(target) not in self.kernel_routes[source], f"{source} has a way to {target}"
 
-    def events_of(self, kind: type) -> list[tuple[str, MeshEvent]]:
+    def events_of(self, kind: type[Kind]) -> list[tuple[str, Kind]]:
         """Events of one kind, with the node that they happened on."""
         return [(node, event) for _, node, event in self.events if isinstance(event, kind)]
 

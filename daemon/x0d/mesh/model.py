@@ -137,3 +137,6 @@ class MeshRoute:
     """The node that announces the prefix (the nearest, where several do)."""
     next_hop: NextHop
     metric: int
+    """Sum of the costs on the way."""
+    hops: int
+    """Links on the way."""

@@ -54,6 +54,8 @@ class Path:
     length: Length
     first: Edge
     """The source's link that it leaves by."""
+    hops: int
+    """Links on the way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +107,20 @@ def shortest_paths(graph: Graph, source: str, usable: Iterable[End] | None = Non
     ``usable`` limits the source's own links, where given.
     """
     allowed = None if usable is None else frozenset(usable)
-    queue: list[tuple[Length, int, str]] = []
+    queue: list[tuple[Length, int, str, int]] = []
     firsts = [e for e in graph.edges.get(source, ()) if allowed is None or e.end in allowed]
     for rank, edge in enumerate(firsts):  # in edge_order, so a lower rank wins ties
-        heapq.heappush(queue, ((0, edge.cost), rank, edge.end[0]))
+        heapq.heappush(queue, ((0, edge.cost), rank, edge.end[0], 1))
     paths: dict[str, Path] = {}
     while queue:
-        length, rank, node = heapq.heappop(queue)
+        length, rank, node, hops = heapq.heappop(queue)
         if node == source or node in paths:
             continue
-        paths[node] = Path(length, firsts[rank])
+        paths[node] = Path(length, firsts[rank], hops)
         passed = length[0] + (node in graph.transit_last)
         for edge in graph.edges.get(node, ()):
             if edge.end[0] not in paths:
-                heapq.heappush(queue, ((passed, length[1] + edge.cost), rank, edge.end[0]))
+                heapq.heappush(queue, ((passed, length[1] + edge.cost), rank, edge.end[0], hops + 1))
     return paths
 
 
@@ -145,7 +147,7 @@ def compute_routes(
             elif prefix not in best or (path.length, node) < best[prefix]:
                 best[prefix] = (path.length, node)
     routes = tuple(
-        MeshRoute(prefix, node, next_hops[paths[node].first.end], length[1])
+        MeshRoute(prefix, node, next_hops[paths[node].first.end], length[1], paths[node].hops)
         for prefix, (length, node) in sorted(best.items(), key=lambda item: prefix_order(item[0]))
     )
     isolated = frozenset(node for node in records if node != source and node not in paths)
