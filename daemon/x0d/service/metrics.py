@@ -87,11 +87,7 @@ class ScrapeCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Called in the HTTP server's thread."""
-        asked = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop)
-        try:
-            snapshot = asked.result(SNAPSHOT_S)
-        finally:
-            asked.cancel()  # a loop that hangs must not have a pile of them to answer afterwards
+        snapshot = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(SNAPSHOT_S)
         yield from _of_node(snapshot)
         yield from _of_interfaces(snapshot.interfaces)
         yield from _of_links(snapshot.links)

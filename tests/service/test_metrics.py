@@ -1,0 +1,116 @@
+"""What a scrape shows, and that a daemon whose event loop hangs shows nothing."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from ipaddress import ip_address
+
+import pytest
+from prometheus_client import generate_latest
+
+from fakes.clock import FakeClock
+from fakes.views import FakeNodeView
+from service.nodes import FakeMesh, FakeNode
+from x0d import telemetry
+from x0d.service import metrics
+from x0d.service.metrics import ScrapeCollector
+from x0d.service.overview import InterfaceOverview, MeshOverview
+from x0d.telemetry import Telemetry
+
+COUNTED = (
+    "x0d_loop_lag_seconds",
+    "x0d_heal_step_seconds",
+    "x0d_incidents",
+    "x0d_actions",
+    "x0d_route_install_seconds",
+    "x0d_knowledge_failures",
+)
+"""Names that ``telemetry.Telemetry`` declares beside the module's constants."""
+
+
+def scraped(work: Callable[[FakeNode, Telemetry], str]) -> str:
+    """Scrape a node, in a thread of its own as the HTTP server does, while its loop runs."""
+    clock = FakeClock()
+    node = FakeMesh(clock, (("n1", "n2"), ("n1", "n3"))).nodes["n1"]
+
+    async def main() -> str:
+        await node.mesh.start({})
+        await node.interfaces.start()
+        node.links.probe()
+        node.plane.receive(100, ip_address("10.0.0.66"), ip_address("10.0.0.1"), bytes(48))
+        counted = node.counted
+        counted.registry.register(
+            ScrapeCollector(
+                node=FakeNodeView(),
+                interfaces=InterfaceOverview(node.interfaces, node.plane),
+                mesh_view=MeshOverview(node.links, node.mesh, clock),
+                mesh=node.mesh,
+                healing=node.healing,
+                alerts=node.alerts,
+                refused=lambda: {"hop_limit": 3},
+            )
+        )
+        return await asyncio.to_thread(work, node, counted)
+
+    return asyncio.run(main())
+
+
+def text_of(_: FakeNode, counted: Telemetry) -> str:
+    """The exposition."""
+    return generate_latest(counted.registry).decode()
+
+
+def test_every_declared_name_is_shown() -> None:
+    """Each metric that ``telemetry`` declares is in the exposition, and nothing that it does not declare."""
+    shown = {line.split()[2] for line in scraped(text_of).splitlines() if line.startswith("# TYPE")}
+    declared = {
+        value for name, value in vars(telemetry).items() if name.isupper() and str(value).startswith("x0d_")
+    } | set(COUNTED)
+    assert declared == {name.removesuffix("_total") for name in shown}
+
+
+def test_values_are_the_services_own() -> None:
+    """Interfaces, links, probes and refusals appear with their labels and counts, in base units."""
+    lines = scraped(text_of).splitlines()
+    for expected in (
+        'x0d_interface_attached{interface="to-n2",mode="native"} 1.0',
+        'x0d_interface_blocked{interface="to-n3"} 0.0',
+        'x0d_link_up{interface="to-n2",link="n1-n2.1451",neighbour="n2"} 0.0',
+        'x0d_link_state{interface="to-n2",link="n1-n2.1451",neighbour="n2",state="waiting"} 1.0',
+        'x0d_link_probes_sent_total{interface="to-n2",link="n1-n2.1451",neighbour="n2"} 1.0',
+        'x0d_dataplane_probes_total{event="stranger",interface="to-n2"} 1.0',
+        'x0d_mesh_datagrams_refused_total{reason="hop_limit"} 3.0',
+        'x0d_mesh_datagrams_refused_total{reason="malformed"} 0.0',
+    ):
+        assert expected in lines
+
+
+def test_no_series_appears_twice() -> None:
+    """Two links that wait for one interface, to one neighbour, are two series: a scrape with doubles is refused."""
+
+    def work(node: FakeNode, counted: Telemetry) -> str:
+        for unit, address in zip(node.links.units, ("10.0.0.2", "10.0.0.3"), strict=True):
+            unit.unbind()
+            unit.entry = replace(unit.entry, node="n2", interface="eth7", address=ip_address(address))
+        return text_of(node, counted)
+
+    lines = [line.rpartition(" ")[0] for line in scraped(work).splitlines() if not line.startswith("#")]
+    assert sorted(set(lines)) == sorted(lines)
+
+
+def test_loop_that_does_not_answer_fails_the_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the event loop hangs the scrape fails, which is the truth; the next one, after the hang, does not."""
+    monkeypatch.setattr(metrics, "SNAPSHOT_S", 0.01)
+    may_go_on = threading.Event()
+
+    def work(node: FakeNode, counted: Telemetry) -> str:
+        collector = next(one for one in counted.registry._collector_to_names if isinstance(one, ScrapeCollector))
+        collector._loop.call_soon_threadsafe(may_go_on.wait, 10)
+        with pytest.raises(TimeoutError):
+            text_of(node, counted)
+        may_go_on.set()
+        monkeypatch.setattr(metrics, "SNAPSHOT_S", 10.0)
+        return text_of(node, counted)
+
+    assert "x0d_build_info" in scraped(work)
