@@ -243,5 +243,6 @@ def test_foreign_program_is_left_alone(machine: Machine) -> None:
     machine.occupy("va")
     with pytest.raises(ForeignProgram) as refused:
         machine.wait(lambda: machine.plane.attach("va", machine.va))
-    assert ("va", errno.EBUSY) == (refused.value.interface, refused.value.errno)
+    assert "va" == refused.value.interface
+    assert refused.value.errno in {errno.EBUSY, errno.EEXIST}, "by the mode that the other one has taken"
     assert frozenset() == machine.plane.attached_ifindexes()

@@ -268,18 +268,19 @@ def test_watchers_see_each_change_until_they_leave() -> None:
     async def scenario(world: World) -> None:
         seen: list[IncidentState] = []
         brief: list[Incident] = []
-        leave = world.healing.watch(lambda incident: seen.append(incident.state))
 
         def once(incident: Incident) -> None:
             brief.append(incident)
             leave_brief()
 
         leave_brief = world.healing.watch(once)
+        leave = world.healing.watch(lambda incident: seen.append(incident.state))
         world.degrade()
         await passes(0.01)
         world.move()
         await passes(0.01)
-        assert (IncidentState.CLOSED, 1) == (seen[-1], len(brief))
+        assert (seen[0], IncidentState.CLOSED) == (brief[0].state, seen[-1])
+        assert 1 == len(brief)
         count = len(seen)
         leave()
         world.degrade(2)

@@ -265,6 +265,9 @@ def test_packets_lost_are_what_left_into_the_fault() -> None:
         await passes(0.3)
         n1.source.sent["to-n2"] += own_sent["to-n2"] - own + 30
         assert 29 <= n1.links.packets_lost(key) <= 30, "a probe sent in the tick of the last sign counts as ours"
+        mesh.cut("n1", "n2", is_cut=False)
+        await until(lambda: n1.unit("n2").state is LinkState.UP)
+        assert 0 == n1.links.packets_lost(key)
 
     play(scenario)
 
