@@ -25,6 +25,7 @@ from x0d.mesh.ordering import waits
 from x0d.ports import Clock, DatagramSocket, RouteTable
 from x0d.reconcile import after_changes, forget_interface, plan_routes, unroutable
 from x0d.service.alerts import Alerts
+from x0d.service.duplicates import Duplicates
 from x0d.service.execute import Executor
 
 SETTLE_S = 3.0  # six hellos of the default pace
@@ -33,10 +34,6 @@ REPAIR_S = 10.0  # the kernel's table is read back and mended this often
 TICK_PAUSE_S = 0.001  # between two ticks of the core, whatever it asks for
 CHANGES_LOGGED_MAX = 16
 REFUSALS_LOGGED_MAX = 64  # distinct ones; a flood of bad datagrams is counted, not logged
-ADDRESS_ALERT = "duplicate_address"
-NAME_ALERT = "duplicate_name"
-DISPUTES_TOLERATED = 3  # within DISPUTE_NS; a restart with a clock that went back makes one
-DISPUTE_NS = 30_000_000_000
 ROUTES_ALERT = "routes"
 
 log = structlog.get_logger()
@@ -74,7 +71,7 @@ class MeshService:
         self._settled_at_ns = 0
         self._turns: dict[Prefix, int] = {}
         """When a prefix whose shorter way waits may move, CLOCK_MONOTONIC ns."""
-        self._disputes: list[int] = []
+        self._duplicates = Duplicates(clock, alerts)
         self._refusals_logged: set[tuple[LinkKey, str]] = set()
         self.refused: dict[str, int] = {"malformed": 0}
         self.own_sent: dict[str, int] = {}
@@ -200,16 +197,9 @@ class MeshService:
                 self._dirty.set()
                 self._report(PeerReport(key, generation, reporter, state, self._clock.monotonic_ns()))
             case NameDisputed():
-                self._on_name_disputed()
+                self._duplicates.name_disputed()
             case NodeSeen() | NodeGone():
                 self._dirty.set()
-
-    def _on_name_disputed(self) -> None:
-        now_ns = self._clock.monotonic_ns()
-        self._disputes = [at_ns for at_ns in self._disputes if now_ns - at_ns < DISPUTE_NS] + [now_ns]
-        if len(self._disputes) >= DISPUTES_TOLERATED:
-            text = "another node of the mesh has this node's name: give each node a name of its own"
-            self._alerts.raise_alert(NAME_ALERT, text)
 
     def note_control_gone(self, key: LinkKey, generation: int) -> None:
         """Let the next computation be recorded under this incident."""
@@ -289,7 +279,7 @@ class MeshService:
                 took_ms=round((outcome.ended_at_ns - decided_at_ns) / 1e6, 2),
                 causes=[f"{key}:{generation}" for key, generation in causes.items()],
             )
-        self._look_for_duplicates()
+        self._duplicates.look_at_addresses(known.record for known in self.core.records().values())
         self._report(TopologySeen(self.core.isolated(), self._clock.monotonic_ns()))
         if causes:
             self._report(
@@ -312,18 +302,6 @@ class MeshService:
         self._turns = {prefix: at_ns for prefix, at_ns in due_ns.items() if at_ns > now_ns}
         return computed | {prefix: self._routes[prefix] for prefix in self._turns}
 
-    def _look_for_duplicates(self) -> None:
-        """Two nodes with one stable address (what a node announces first) draw each other's traffic."""
-        owners: dict[Prefix, list[str]] = {}
-        for origin, known in self.core.records().items():
-            for prefix in known.record.prefixes[:1]:
-                owners.setdefault(prefix, []).append(origin)
-        twice = [f"{' and '.join(sorted(names))} both have {prefix}" for prefix, names in owners.items() if names[1:]]
-        if twice:
-            self._alerts.raise_alert(ADDRESS_ALERT, f"{'; '.join(sorted(twice))}: give each node an address of its own")
-        else:
-            self._alerts.clear(ADDRESS_ALERT)
-
     async def _install(self, decided_at_ns: int) -> tuple[Outcome, tuple[RouteChange, ...]]:
         wanted = {prefix: route.next_hop for prefix, route in self._routes.items()}
         changes = plan_routes(wanted, self._observed, self._id_base, self._dead_next_hops())
@@ -345,9 +323,7 @@ class MeshService:
 
     async def _repair(self) -> None:
         """Read the kernel's table back; mend what somebody or something has changed."""
-        if self._disputes and self._clock.monotonic_ns() - self._disputes[-1] > DISPUTE_NS:
-            self._disputes = []
-            self._alerts.clear(NAME_ALERT)
+        self._duplicates.look_at_names()
         if self._hold() or await self._read_back():
             return
         outcome, changes = await self._install(self._clock.monotonic_ns())
