@@ -104,6 +104,16 @@ def test_loss_is_about_right(make_lab: MakeLab) -> None:
     assert report.lost == lab.wires.count(lab.topology.link("n1-n2"), "n1").dropped
 
 
+def test_late_receiver_loses_nothing(make_lab: MakeLab) -> None:
+    """A receiver that is not scheduled for a second reads all that came in meanwhile."""
+    lab = make_lab("line:2")
+    with Stream(lab, "n1", "n2", 1.0) as stream:
+        stream._receiver.send_signal(signal.SIGSTOP)
+        stream.wait_end()
+        stream._receiver.send_signal(signal.SIGCONT)
+        assert (1000, 0) == (stream.report().sent, stream.report().lost)
+
+
 def test_carrier_goes_at_both_ends(make_lab: MakeLab) -> None:
     """Carrier goes at both ends and comes back with the link."""
     lab = make_lab("line:2")
