@@ -239,8 +239,8 @@ def _send(source: str, target: str, port: int, stamps: _Stamps, interval_s: floa
 def _receive(target: str, port: int, stamps: _Stamps, limit_s: float) -> None:
     end = time.monotonic() + limit_s
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as link:
-        # What waits while the receiver is not scheduled must not overflow: a frame that passed XDP on a veth counts as a
-        # whole page, so the usual limit of 208 KiB holds fewer than 100 packets.
+        # What waits while the receiver is not scheduled must not overflow: a frame that passed XDP on a veth counts as
+        # a whole page, so the usual limit of 208 KiB holds fewer than 100 packets.
         link.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
         link.settimeout(1.0)
         link.bind((target, port))
