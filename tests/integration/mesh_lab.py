@@ -1,7 +1,9 @@
 """A lab whose daemons run, seen through their API and their kernels, and brought back to order between tests."""
 
 import json
+import select
 import signal
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
@@ -86,6 +88,32 @@ class MeshLab:
         whole = all(len(table) == len(self.nodes) - 1 for table in tables.values())
         return whole and not any(wire.interface(node) in tables[node].values() for node in wire.ends)
 
+    @contextmanager
+    def watched(self, node: str) -> Iterator[list[str]]:
+        """Watch a node's routes and nexthop objects; on leaving, the list has those that the kernel told as deleted."""
+        # Routes that come and go by our hand show that the monitor listens, and that it has told all.
+        begin, end = "198.51.100.0/24", "198.51.101.0/24"
+        command = self.lab.command(node, ["ip", "-o", "monitor", "route", "nexthop"])
+        told: list[str] = []
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as monitor:
+            assert monitor.stdout is not None
+            try:
+                assert wait_until(lambda: self._flap(node, begin) and _has_told(monitor), WAIT_S)
+                yield told
+                self._flap(node, end)
+                for line in monitor.stdout:
+                    if end in line and line.startswith("Deleted"):
+                        break
+                    told.append(line)
+            finally:
+                monitor.terminate()
+        told[:] = [line for line in told if line.startswith("Deleted") and begin not in line]
+
+    def _flap(self, node: str, prefix: str) -> bool:
+        for verb in ("add", "del"):
+            self.lab.run(node, "ip", "route", verb, "blackhole", prefix, "proto", "99")
+        return True
+
     # ---- daemons ----
 
     def link(self, node: str, neighbour: str) -> mesh_pb2.Link:
@@ -135,6 +163,11 @@ class MeshLab:
         stream = Stream(self.lab, source, target, seconds)
         expect("traffic to begin", lambda: stream.report().sent > 100 and stream.lost_lately(CALM_S) == 0)
         return stream
+
+
+def _has_told(monitor: "subprocess.Popen[str]") -> bool:
+    assert monitor.stdout is not None
+    return bool(select.select([monitor.stdout], [], [], 0)[0])
 
 
 @contextmanager

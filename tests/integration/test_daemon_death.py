@@ -1,10 +1,7 @@
 """What becomes of the mesh when a daemon dies, sleeps or stops, while the kernel under it goes on."""
 
 import signal
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 
@@ -15,27 +12,6 @@ from lab.machine import wait_until
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(90)]
 SLEEP_S = 5.0
 STOP_S = 2.0
-
-
-@contextmanager
-def watched(ring: MeshLab, node: str) -> Iterator[list[str]]:
-    """Watch a node's routes and nexthop objects; on leaving, the list has what the kernel told."""
-    command = ring.lab.command(node, ["ip", "-o", "monitor", "route", "nexthop"])
-    told: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as monitor:
-        try:
-            # A route of another protocol, there and gone again, shows that the monitor listens.
-            ring.lab.run(node, "ip", "route", "replace", "blackhole", "198.51.100.0/24", "proto", "99")
-            yield told
-        finally:
-            ring.lab.run(node, "ip", "route", "del", "blackhole", "198.51.100.0/24", "proto", "99")
-            wait_until(lambda: False, 0.1)  # what the kernel has just told is printed
-            monitor.terminate()
-            told += monitor.communicate()[0].splitlines()
-
-
-def deleted(told: list[str]) -> list[str]:
-    return [line for line in told if line.startswith("Deleted") and "198.51.100.0/24" not in line]
 
 
 def test_killed_daemon(ring: MeshLab) -> None:
@@ -57,7 +33,7 @@ def test_killed_daemon(ring: MeshLab) -> None:
         expect("n1 to be answered by n2", lambda: ring.link("n1", "n2").replies_received > replies)
         assert before == ring.all_routes()
         counted = pins.packets_by_verdict(ring.lab, "n2")
-        with watched(ring, "n2") as told:
+        with ring.watched("n2") as told:
             ring.lab.start("n2")
             control.wait_settled(ring.lab, 20)
             for neighbour in ("n1", "n3"):
@@ -66,7 +42,7 @@ def test_killed_daemon(ring: MeshLab) -> None:
         with control.connect(ring.lab, "n2") as client:
             interfaces = client.status().interfaces
         assert {True} == {interface.adopted for interface in interfaces}
-        assert [] == deleted(told)
+        assert [] == told
         later = pins.packets_by_verdict(ring.lab, "n2")
         assert [] == [verdict for verdict, count in counted.items() if later[verdict] < count]
         report = stream.report(killed.at_ns)
@@ -109,14 +85,14 @@ def test_clean_stop(ring: MeshLab) -> None:
     before = ring.routes("n2")
     daemon = lab.daemons["n2"]
     try:
-        with ring.calm_stream("n1", "n3") as stream, watched(ring, "n2") as told:
+        with ring.calm_stream("n1", "n3") as stream, ring.watched("n2") as told:
             stopped = lab.signal("n2", signal.SIGTERM)
             assert wait_until(lambda: daemon.process is None, STOP_S, 0.01), daemon.log_tail()
             expect("n1 to route around n2", lambda: "n2" not in lab.path("n1", "n3"))
             report = stream.report(stopped.at_ns)
         assert 0 == report.lost, report.sentence()
         assert before == ring.routes("n2")
-        assert [] == deleted(told)
+        assert [] == told
         with control.connect(lab, "n1") as client:
             assert "running" == client.status().phase
         foreign = lab.run("n2", "ip", "route", "show", "proto", "99").splitlines()

@@ -93,6 +93,31 @@ def test_renamed(pair: Pair) -> None:
         expect("the link up again", lambda: life.link("n2").state == "up")
 
 
+def test_down_at_the_start(pair: Pair) -> None:
+    """An interface that is down when the daemon starts is attached, and its link comes up with it."""
+    pair.write()
+    pair.n1.place.ip("link set e1 down")
+    with pair.n2.living(), pair.n1.living() as life:
+        assert "attached" == life.interface("e1").state
+        assert "up" != life.link("n2").state
+        pair.n1.place.ip("link set e1 up")
+        expect("the link up", lambda: life.link("n2").state == "up")
+
+
+def test_one_address_twice(pair: Pair) -> None:
+    """Two nodes with one stable address are named in an alert at each of them, until one has another."""
+    pair.write()
+    pair.n2.write({"node": {"address": "10.255.9.1/32"}}, [("n1", "e1", "10.9.1.0")])
+    told = "duplicate_address: n1 and n2 both have 10.255.9.1/32"
+    with pair.n1.living() as first:
+        with pair.n2.living() as second:
+            expect("n1 to be alerted", lambda: told in " ".join(first.status().alerts))
+            expect("n2 to be alerted", lambda: told in " ".join(second.status().alerts))
+        pair.write()
+        with pair.n2.living():
+            expect("the alert to end", lambda: not first.status().alerts)
+
+
 def test_appearing_later(pair: Pair) -> None:
     """A configured interface that does not exist is waited for and attached when it appears."""
     pair.n1.write({"mesh": {"interfaces": ["e1", "later0"]}})

@@ -82,8 +82,11 @@ def test_flush_on_stop(triangle: MeshLab) -> None:
     for command in ("nexthop add id 77 via 10.1.0.2 dev to-n2 proto 99", "route add 203.0.113.0/24 nhid 77 proto 99"):
         lab.run("n3", "ip", *command.split())
     assert 2 == len(triangle.routes("n3"))
-    lab.signal("n3", signal.SIGTERM)
-    assert wait_until(lambda: lab.daemons["n3"].process is None, 2.0, 0.01), lab.daemons["n3"].log_tail()
+    with triangle.watched("n3") as deleted:
+        lab.signal("n3", signal.SIGTERM)
+        assert wait_until(lambda: lab.daemons["n3"].process is None, 2.0, 0.01), lab.daemons["n3"].log_tail()
+    assert [] != deleted
+    assert [] == [line for line in deleted if "proto 99" in line or "203.0.113.0" in line]
     assert {} == triangle.routes("n3")
     objects = lab.run("n3", "ip", "nexthop").splitlines()
     assert ["id 77"] == [" ".join(line.split()[:2]) for line in objects]
