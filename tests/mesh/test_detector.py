@@ -90,6 +90,34 @@ def test_silent_cut_is_found_at_maturity_of_the_third_probe() -> None:
     assert bench.detector.next_check_ns is None
 
 
+def test_the_probe_that_may_decide_is_wanted_at_once() -> None:
+    """With all but one of the misses there, the next probe is asked for when the latest of them is mature."""
+    bench = Bench()
+    bench.rounds("++++")
+    assert [] == bench.rounds("--")
+    due_ns = bench.detector.next_check_ns
+    assert (bench.now_ms - 50 + 10) * MS == due_ns
+    assert due_ns is not None
+    assert not bench.detector.wants_probe
+    assert bench.detector.observe(due_ns, bench.record) is None
+    assert bench.detector.wants_probe
+    bench.detector.sent(bench.sequence + 1, due_ns)
+    assert not bench.detector.wants_probe
+    assert due_ns + 10 * MS == bench.detector.next_check_ns
+    verdict = bench.detector.observe(due_ns + 10 * MS, bench.record)
+    assert verdict is not None
+    assert (False, 3) == (verdict.up, verdict.unanswered)
+
+
+def test_an_answered_link_gets_no_probe_more() -> None:
+    """While probes are answered, or one alone is missing, nothing is hurried."""
+    bench = Bench()
+    for answers in ("++++", "-", "+"):
+        bench.rounds(answers)
+        bench.detector.observe(bench.now_ms * MS, bench.record)
+        assert not bench.detector.wants_probe
+
+
 def test_two_misses_are_forgiven() -> None:
     """Losses below the limit in a row bring no verdict, and an answer takes them back."""
     bench = Bench()

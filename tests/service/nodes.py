@@ -27,6 +27,7 @@ from x0d.mesh.node import MeshNode, MeshTimers
 from x0d.ports import Interface
 from x0d.service.alerts import Alerts
 from x0d.service.execute import Executor
+from x0d.service.fib import Fib
 from x0d.service.healing import HealingService
 from x0d.service.interfaces import InterfaceService
 from x0d.service.link import LinkUnit, NeighbourEntry
@@ -35,6 +36,7 @@ from x0d.service.mesh import MeshService
 from x0d.telemetry import Telemetry
 
 BASE = 0x78300000
+SETTLE_S = 3.0
 TIMERS = DetectorTimers(interval_ns=50_000_000, miss_limit=3)
 PORTS = LinkPorts(PROBE_PORT, MESH_PORT)
 EventKind = TypeVar("EventKind")
@@ -75,14 +77,15 @@ class FakeNode:
         core = MeshNode(
             self.name, (prefix_of(self.name),), self.clock.unix_ms() * 10**6, MeshTimers(), random.Random(self.session)
         )
-        self.mesh = MeshService(
-            core=core,
+        self.fib = Fib(
             table=self.table,
             nexthop_id_base=BASE,
             install_routes=install_routes,
+            settle_s=SETTLE_S,
             clock=self.clock,
             alerts=self.alerts,
         )
+        self.mesh = MeshService(core=core, fib=self.fib, clock=self.clock, alerts=self.alerts)
         executor = Executor(self.table, self.mesh, self.clock, self.counted)
         self.loop = Loop(self.name, mode, 1000, 5 * 10**9)
         self.healing = HealingService(
@@ -110,12 +113,10 @@ class FakeNode:
             report=self._report,
             on_costs=self.loop.set_link_costs,
         )
+        self.executor = executor
+        self.fib.connect(executor, self.links.dead_next_hops)
         self.mesh.connect(
-            executor=executor,
-            report=self._report,
-            on_control=self.links.control_changed,
-            packets_lost=self.links.packets_lost,
-            dead_next_hops=self.links.dead_next_hops,
+            report=self._report, on_control=self.links.control_changed, packets_lost=self.links.packets_lost
         )
         names = dict.fromkeys(entry.interface for entry in self.entries)
         self.interfaces = InterfaceService(names, self.source, self.plane, self.clock, self.links)

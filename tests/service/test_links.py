@@ -145,7 +145,7 @@ def test_carrier_that_is_lost_and_returns() -> None:
             symptom.fault_at_ns,
             symptom.detected_at_ns,
         )
-        assert {} == n1.mesh._observed.routes, "the kernel has flushed them without a word"
+        assert {} == n1.fib.observed.routes, "the kernel has flushed them without a word"
         await passes(2)
         mesh.carrier("n1", "n2", present=True)
         back_ns = mesh.clock.now_ns
@@ -232,7 +232,7 @@ def test_cost_of_a_reload_leaves_the_link_in_service() -> None:
         assert (LinkState.UP, opened) == (n1.unit("n2").state, n1.sockets.opened)
         assert 250 == n1.mesh.link_view(n1.key("n2")).cost
         assert {n1.key("n2"): 250} == n1.loop._costs
-        await until(lambda: any(250 == route.metric for route in n2.mesh.routes()))
+        await until(lambda: any(250 == route.metric for route in n2.fib.routes.values()))
         assert changes == len(n1.table.changes)
 
     play(scenario)

@@ -11,12 +11,13 @@ import pytest
 
 from fakes.clock import FakeClock, passes, run_virtual, until
 from fakes.routes import FakeRouteTable
-from service.nodes import BASE, FakeMesh, FakeNode, prefix_of
+from service.nodes import BASE, SETTLE_S, FakeMesh, FakeNode, prefix_of
 from x0d.actions import DeleteNexthop, InstallRoutes, ObservedRoutes, PutNexthop, PutRoute, RouteChange, SetLinkCost
 from x0d.errors import InvalidInput, KernelRefused
 from x0d.mapek.events import Event, LinkSymptom, PeerReport, RoutesMoved, TopologySeen
 from x0d.mesh.model import LinkKey, LinkState
 from x0d.service import mesh as mesh_service
+from x0d.service.fib import ROUTES_ALERT
 
 TRIANGLE = (("n1", "n2"), ("n2", "n3"), ("n1", "n3"))
 Scenario = Callable[[FakeMesh, FakeNode], Awaitable[None]]
@@ -63,7 +64,7 @@ def play(scenario: Scenario, pairs: Sequence[tuple[str, str]] = TRIANGLE, *, ins
         async with AsyncExitStack() as stack:
             for node in mesh.nodes.values():
                 await stack.enter_async_context(node.alive())
-            await until(lambda: len(n1.mesh.routes()) == len(mesh.nodes) - 1)
+            await until(lambda: len(n1.fib.routes) == len(mesh.nodes) - 1)
             await until(lambda: all(unit.state is LinkState.UP for unit in n1.links.units))
             await passes(1)
             await scenario(mesh, n1)
@@ -151,7 +152,7 @@ def test_adopted_routes_do_not_flap() -> None:
 
     async def main() -> None:
         async with n1.alive(), n2.alive():
-            assert 2 == n1.mesh.adopted_routes
+            assert 2 == len(n1.fib.observed.routes)
             await until(lambda: n1.unit("n2").state is LinkState.UP)
             await passes(1)
 
@@ -169,7 +170,7 @@ def test_adopted_routes_are_held_for_a_time_only() -> None:
         async with n1.alive():
             n1.mesh.set_prefixes((prefix_of("n1"), ip_network("192.0.2.0/24")))
             n1.mesh.carrier_lost(4711)
-            await passes(mesh_service.SETTLE_S - 1)
+            await passes(SETTLE_S - 1)
             assert [] == n1.table.changes
             await passes(2)
             assert {} == n1.table.routes
@@ -186,7 +187,7 @@ def test_refused_route_raises_an_alert_until_it_is_mended() -> None:
         mesh.carrier("n1", "n2", present=False)
         await until(lambda: bool(n1.told(RoutesMoved)))
         assert not n1.told(RoutesMoved)[-1].outcome.done
-        assert (mesh_service.ROUTES_ALERT,) == n1.alerts.names()
+        assert (ROUTES_ALERT,) == n1.alerts.names()
         assert reads < table.reads
         await passes(2)
         table.refuses_apply = False
@@ -207,7 +208,7 @@ def test_table_that_cannot_be_read_ends_nothing() -> None:
         key = n1.told(LinkSymptom)[0].link
         assert (False, "the kernel's routes cannot be read: read routes: ENOBUFS") == await n1.mesh.verify(key)
         await passes(25)
-        assert (mesh_service.ROUTES_ALERT,) == n1.alerts.names()
+        assert (ROUTES_ALERT,) == n1.alerts.names()
         table.refuses_apply = table.refuses_read = False
         await until(lambda: () == n1.alerts.names(), 25)
         assert "n3" == n1.next_node("n2")
@@ -223,7 +224,7 @@ def test_what_somebody_else_has_changed_is_repaired() -> None:
         assert 1 == len(n1.table.routes)
         await until(lambda: len(n1.table.routes) == 2, mesh_service.REPAIR_S + 1)
         brittle(n1).refuses_read = True
-        await until(lambda: (mesh_service.ROUTES_ALERT,) == n1.alerts.names(), mesh_service.REPAIR_S + 1)
+        await until(lambda: (ROUTES_ALERT,) == n1.alerts.names(), mesh_service.REPAIR_S + 1)
         brittle(n1).refuses_read = False
         await until(lambda: () == n1.alerts.names(), mesh_service.REPAIR_S + 1)
 
@@ -269,7 +270,10 @@ def test_observed_only() -> None:
         await until(lambda: bool(n1.told(RoutesMoved)))
         assert n1.told(RoutesMoved)[0].observed_only
         assert (True, "mesh.install_routes is false: nothing was installed") == await n1.mesh.verify(key)
-        assert ("n3", 0) == (n1.mesh.routes()[0].next_hop.neighbour, n1.mesh.installed(prefix_of("n2")))
+        assert ("n3", 0) == (
+            next(iter(n1.fib.routes.values())).next_hop.neighbour,
+            n1.fib.observed.routes.get(prefix_of("n2"), 0),
+        )
 
     mesh = play(scenario, install_routes=False)
     assert 0 == brittle(mesh.nodes["n1"]).applies
@@ -335,7 +339,7 @@ def test_cost_of_a_link_that_is_not_there_is_refused() -> None:
         n1.remove(100)
         with pytest.raises(InvalidInput, match="no link of this node"):
             n1.mesh.set_cost(key, 5)
-        outcome = await n1.mesh._executor.perform(SetLinkCost(key, 5))
+        outcome = await n1.executor.perform(SetLinkCost(key, 5))
         assert not outcome.done
 
     play(scenario)
@@ -350,9 +354,8 @@ def test_stop_is_announced_and_routes_flushed_on_demand() -> None:
         await until(lambda: n2.next_node("n3") == "n1")
         n1.mesh.announce_stop()
         await until(lambda: n2.next_node("n3") == "n3")
-        await n1.mesh.stop(flush_routes=False)
         assert {} != n1.table.routes
-        await n1.mesh.stop(flush_routes=True)
+        await n1.fib.flush()
         assert ({}, {}) == (n1.table.routes, n1.table.nexthops)
 
     play(scenario)
@@ -379,7 +382,7 @@ def test_executor_answers_with_outcomes() -> None:
     """What is done and what is refused is said, timed and counted; a refusal is no exception."""
 
     async def scenario(_: FakeMesh, n1: FakeNode) -> None:
-        executor = n1.mesh._executor
+        executor = n1.executor
         brittle(n1).refuses_apply = True
         action = InstallRoutes((DeleteNexthop(BASE + 77),))
         refused = await executor.perform(action)

@@ -145,6 +145,10 @@ class Network:
         if self.daemons.get(name) is not daemon:
             return
         self._judge(daemon, name, key)
+        self._send(daemon, name, key)
+        self.at(self.interval_s, lambda: self._probe(daemon, name, key))
+
+    def _send(self, daemon: Daemon, name: str, key: LinkKey) -> None:
         end = self.ends[name][key]
         daemon.sequence[key] += 1
         sequence, sent_s = daemon.sequence[key], self.now_s
@@ -152,10 +156,15 @@ class Network:
             self.at(DELAY_S, lambda: self._reflect(daemon.session, end, key, sequence, sent_s))
         detector = daemon.detectors[key]
         detector.sent(sequence, int(self.now_s * 1e9))
-        self.at(self.interval_s, lambda: self._probe(daemon, name, key))
         check_ns = detector.next_check_ns
         if check_ns is not None:
-            self.at(max(0.0, check_ns / 1e9 - self.now_s) + 1e-6, lambda: self._judge(daemon, name, key))
+            self.at(max(0.0, check_ns / 1e9 - self.now_s) + 1e-6, lambda: self._look(daemon, name, key))
+
+    def _look(self, daemon: Daemon, name: str, key: LinkKey) -> None:
+        """Look again between two probes; hurry the one that may decide."""
+        self._judge(daemon, name, key)
+        if self.daemons.get(name) is daemon and daemon.detectors[key].wants_probe:
+            self._send(daemon, name, key)
 
     def _reflect(self, session: int, end: End, key: LinkKey, sequence: int, sent_s: float) -> None:
         peer_end = self.ends[end.peer][key]

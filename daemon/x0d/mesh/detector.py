@@ -9,8 +9,13 @@ enough are all unanswered in the kernel's own record.  Three rules keep a late p
   **before** the record: what the record lacks then was really not answered in time;
 - the record is read afresh each time: an answer that came late takes the miss back.
 
-So waking late delays a verdict and never invents one.  Detection of a silent cut takes
-``miss_limit - .5`` intervals on average, plus one reply timeout: 135 ms at 50 ms x 3.
+So waking late delays a verdict and never invents one.
+
+The last probe is hurried: once all but one of the misses that a verdict needs are there, the next probe
+need not wait for its turn (``wants_probe``).  A silent cut is then detected after ``miss_limit - 1.5``
+intervals on average, plus two reply timeouts: 95 ms at 50 ms x 3, where unhurried it is 135 ms.  It is
+still ``miss_limit`` misses; what becomes shorter is the interruption that counts as a fault, from 110 ms
+to 70 ms.  A link that answers never gets a probe more.
 
 The reply timeout is 8 x the smoothed round trip, at least 10 ms, at most one interval (or two round
 trips, where those are longer).  A reflected probe takes .06 to .2 ms, under full CPU load as well; 10 ms
@@ -128,17 +133,27 @@ class Detector:
         return min(max(ROUND_TRIPS_PER_TIMEOUT * self._smoothed_rtt_ns, REPLY_TIMEOUT_MIN_NS), longest_ns)
 
     @property
+    def wants_probe(self) -> bool:
+        """Whether one more miss would be the verdict, and no probe is under way: send the next one now."""
+        if not self._up or not self._carrier:
+            return False
+        open_probes = sum(1 for _ in self._unanswered_newest_first())
+        return self._unanswered == open_probes == self._timers.miss_limit - 1
+
+    @property
     def next_check_ns(self) -> int | None:
         """When to call ``observe`` next to be told of a fault without delay; None: no suspicion.
 
-        It is the instant at which enough probes for a verdict are mature, should none be answered.
+        It is the instant at which enough probes are mature for a verdict, or for ``wants_probe``, should
+        none be answered.
         """
         if not self._up or not self._carrier:
             return None
         open_probes = list(self._unanswered_newest_first())
-        if len(open_probes) < self._timers.miss_limit:
+        needed = min(len(open_probes), self._timers.miss_limit)
+        if needed < self._timers.miss_limit - 1:
             return None
-        return open_probes[-self._timers.miss_limit][1] + self.reply_timeout_ns
+        return open_probes[-needed][1] + self.reply_timeout_ns if open_probes else None
 
     def sent(self, sequence: int, sent_at_ns: int) -> None:
         """Note that a probe left; ``sent_at_ns`` is read *after* the send returned."""

@@ -23,6 +23,7 @@ from x0d.mesh.model import Prefix
 from x0d.mesh.node import MeshNode, MeshTimers
 from x0d.service.alerts import Alerts
 from x0d.service.execute import Executor
+from x0d.service.fib import Fib
 from x0d.service.healing import HealingService
 from x0d.service.interfaces import InterfaceService
 from x0d.service.link import NeighbourEntry
@@ -34,6 +35,7 @@ from x0d.transport.datagram import DatagramSockets
 
 STOP_STORE_S = 0.5  # for incidents not yet written
 KNOWN_OPEN_MAX = 1000  # open incidents of an earlier life that are taken up
+SETTLE_MARGIN_S = 0.5  # beyond the mesh's own settling, before adopted routes are touched all the same
 KNOWLEDGE_ALERT = "knowledge_moved_aside"
 MS = 1_000_000
 
@@ -47,6 +49,7 @@ class Graph:
     links: LinkService
     mesh: MeshService
     healing: HealingService
+    fib: Fib
     interface_view: InterfaceOverview
     mesh_view: MeshOverview
 
@@ -125,14 +128,15 @@ class Graph:
             mesh_timers(config),
             random.Random(self._session),
         )
-        self.mesh = MeshService(
-            core=core,
+        self.fib = Fib(
             table=self._table,
             nexthop_id_base=config.mesh.nexthop_id_base,
             install_routes=config.mesh.install_routes,
+            settle_s=mesh_timers(config).settle_s + SETTLE_MARGIN_S,
             clock=clock,
             alerts=alerts,
         )
+        self.mesh = MeshService(core=core, fib=self.fib, clock=clock, alerts=alerts)
         executor = Executor(self._table, self.mesh, clock, self._counted)
         self.healing = HealingService(
             loop=self._loop,
@@ -159,19 +163,17 @@ class Graph:
             report=self.healing.feed,
             on_costs=self._loop.set_link_costs,
         )
+        self.fib.connect(executor, self.links.dead_next_hops)
         self.mesh.connect(
-            executor=executor,
-            report=self.healing.feed,
-            on_control=self.links.control_changed,
-            packets_lost=self.links.packets_lost,
-            dead_next_hops=self.links.dead_next_hops,
+            report=self.healing.feed, on_control=self.links.control_changed, packets_lost=self.links.packets_lost
         )
         self.interfaces = InterfaceService(config.interfaces, self._source, self._plane, clock, self.links)
         self.interface_view = InterfaceOverview(self.interfaces, self._plane)
         self.mesh_view = MeshOverview(self.links, self.mesh, clock)
 
     async def _stop_services(self) -> None:
-        await self.mesh.stop(flush_routes=self._config.mesh.flush_on_stop)
+        if self._config.mesh.flush_on_stop:
+            await self.fib.flush()
         await self.healing.flush(STOP_STORE_S)
 
     # ---- reload ----

@@ -205,7 +205,7 @@ class Node:
             links_up=graph.mesh_view.links_up() if graph else 0,
             links_total=len(graph.links.units) if graph else 0,
             nodes_known=len(graph.mesh.core.records()) if graph else 0,
-            routes_installed=graph.mesh.adopted_routes if graph else 0,
+            routes_installed=len(graph.fib.observed.routes) if graph else 0,
             incidents_open=len(graph.healing.open_incidents()) if graph else 0,
             starting_step=self._step,
         )

@@ -24,6 +24,8 @@ from x0d.service.losses import SentHistory
 from x0d.service.mesh import MeshService
 
 RETRY_NS = 1_000_000_000
+WORKING = (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE)
+"""States that traffic is carried in."""
 COST_MAX = 65_535
 
 log = structlog.get_logger()
@@ -148,7 +150,7 @@ class LinkService:
         self._interfaces.pop(name, None)
         for unit in self.units:
             if unit.entry.interface == name:
-                if unit.state in (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE):
+                if unit.state in WORKING:
                     self._down(unit, "interface_gone", f"interface {name} {reason}", at_ns, at_ns)
                 self._unbind(unit)
                 self._alerts.clear(unit.sockets_alert)
@@ -164,7 +166,7 @@ class LinkService:
                     unit.detector.carrier_back()
                     continue
                 unit.detector.carrier_lost(at_ns)
-                if unit.state in (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE):
+                if unit.state in WORKING:
                     self._down(unit, "carrier_lost", f"no carrier on {interface.name}", at_ns, at_ns)
         if not present:
             self._mesh.carrier_lost(interface.ifindex)
@@ -175,15 +177,16 @@ class LinkService:
             return
         now_ns = self._clock.monotonic_ns()
         local = local_address(interface, unit.entry.address)
+        if unit.binding and (unit.binding.port.ifindex, unit.binding.port.local_address) == (interface.ifindex, local):
+            return
+        if unit.binding and unit.state in WORKING:
+            self._down(unit, "interface_gone", f"{interface.name} has lost the address of this link", now_ns, now_ns)
+        self._unbind(unit)
         if local is None:
-            self._unbind(unit)
             self._alerts.clear(unit.sockets_alert)
             text = f"{interface.name} has no address on the network of {unit.entry.address}"
             unit.enter(LinkState.WAITING, text, now_ns)
             return
-        if unit.binding and (unit.binding.port.ifindex, unit.binding.port.local_address) == (interface.ifindex, local):
-            return
-        self._unbind(unit)
         entry = unit.entry
         port = LinkPort(
             key=LinkKey.between(self._node, local, entry.node, entry.address),
@@ -241,6 +244,7 @@ class LinkService:
             if now_ns >= retry_ns:
                 retry_ns = now_ns + RETRY_NS
                 self._retry()
+            self._hurry()
             if now_ns >= next_ns:
                 self.probe()
                 next_ns += interval_ns
@@ -258,11 +262,20 @@ class LinkService:
 
     def probe(self) -> None:
         """Send a probe on every link."""
-        own = self._mesh.own_sent
-        self._history.remember(self._clock.monotonic_ns(), self._source.sent_packets(), own)
+        self._history.remember(self._clock.monotonic_ns(), self._source.sent_packets(), self._mesh.own_sent)
         for unit in self.units:
-            if unit.probe(self._clock):
-                own[unit.entry.interface] = own.get(unit.entry.interface, 0) + 1
+            self._probe(unit)
+
+    def _hurry(self) -> None:
+        """Send the probe at once that may be the last miss of a verdict."""
+        for unit in self.units:
+            if unit.binding and unit.detector.wants_probe:
+                self._probe(unit)
+
+    def _probe(self, unit: LinkUnit) -> None:
+        own = self._mesh.own_sent
+        if unit.probe(self._clock):
+            own[unit.entry.interface] = own.get(unit.entry.interface, 0) + 1
 
     def judge(self, now_ns: int) -> None:
         """Read the kernel's records and pass on what changed."""

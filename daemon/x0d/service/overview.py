@@ -13,10 +13,8 @@ from x0d.service import views
 from x0d.service.healing import HealingService
 from x0d.service.interfaces import InterfaceService
 from x0d.service.link import LinkUnit
-from x0d.service.links import LinkService
+from x0d.service.links import WORKING, LinkService
 from x0d.service.mesh import MeshService
-
-WORKING = (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE)
 
 
 class InterfaceOverview:
@@ -158,10 +156,10 @@ class MeshOverview:
                 gateway=str(route.next_hop.gateway),
                 interface=route.next_hop.interface,
                 metric=route.metric,
-                nexthop_id=self._mesh.installed(route.prefix),
-                installed=self._mesh.installed(route.prefix) != 0,
+                nexthop_id=self._mesh.fib.observed.routes.get(route.prefix, 0),
+                installed=self._mesh.fib.observed.routes.get(route.prefix, 0) != 0,
             )
-            for route in sorted(self._mesh.routes(), key=lambda route: (route.prefix.version, route.prefix))
+            for route in sorted(self._mesh.fib.routes.values(), key=lambda route: (route.prefix.version, route.prefix))
         ]
 
 
