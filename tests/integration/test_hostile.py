@@ -1,8 +1,10 @@
 """What the network and the clients may throw at a daemon: it is counted and changes nothing."""
 
 import random
+import signal
 import socket
 import struct
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -125,20 +127,46 @@ def test_hostile_datagrams(pair: Pair, seed: int) -> None:
         attacker.send(MESH_PORT, heard * 200)
         for _ in range(DATAGRAMS // 100):
             attacker.send(MESH_PORT, [spoil(rng, heard) for _ in range(100)])
-        attacker.send(MESH_PORT, heard * 10, ttl=254)
-        attacker.send(MESH_PORT, heard * 10, source=STRANGER)
-        attacker.send(MESH_PORT, [rng.randbytes(1233), rng.randbytes(1472)] * 10)
+        scrape(pair.n1.place)  # answered between datagrams: the queue is short again
 
         def rises() -> dict[str, int]:
             return {reason: count - before[reason] for reason, count in refused(pair.n1.place).items()}
 
+        attacker.send(MESH_PORT, heard * 10, ttl=254)
+        expect("those of another hop limit to be counted", lambda: rises()["hop_limit"] == 40)
+        attacker.send(MESH_PORT, heard * 10, source=STRANGER)
+        expect("those of a stranger to be counted", lambda: rises()["stranger"] == 40)
+        attacker.send(MESH_PORT, [rng.randbytes(1233), rng.randbytes(1472)] * 10)
         expect("the oversized to be counted", lambda: rises()["too_long"] == 20)
-        assert {"hop_limit": 40, "stranger": 40} == {each: rises()[each] for each in ("hop_limit", "stranger")}
-        assert rises()["malformed"] > DATAGRAMS / 4
+        assert rises()["malformed"] > DATAGRAMS / 10  # some find the queue full
         assert resident_kib(first.process.pid) - resident < GROWTH_KIB_MAX
         expect("the link up as before", lambda: {"up"} == {first.link("n2").state, second.link("n1").state})
         expect("the route as before", lambda: "10.255.9.2" in pair.n1.place.ip("route show proto 120"))
         assert first.process.pid == first.status().pid
+
+
+@pytest.mark.parametrize("turn", range(3))
+def test_stop_under_fire(pair: Pair, turn: int) -> None:
+    """SIGTERM ends a daemon within 2 s also while every turn of its event loop is woken by datagrams."""
+    pair.write()
+    with pair.n2.living(), pair.n1.living() as life:
+        expect("the link up", lambda: life.link("n2").state == "up")
+        attacker = Attacker(pair.n2.place)
+        hello = attacker.overhear(1 + turn)
+        stop = threading.Event()
+
+        def fire() -> None:
+            while not stop.is_set():
+                attacker.send(MESH_PORT, hello * 50)
+
+        gunner = threading.Thread(target=fire)
+        gunner.start()
+        try:
+            life.process.send_signal(signal.SIGTERM)
+            assert wait_until(lambda: life.process.poll() is not None, 2.0, 0.01)
+        finally:
+            stop.set()
+            gunner.join()
 
 
 def test_forged_probes(pair: Pair) -> None:

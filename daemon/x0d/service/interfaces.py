@@ -93,7 +93,8 @@ class InterfaceService:
         """Attach what appears; try blocked interfaces again."""
         while True:
             with suppress(TimeoutError):  # then it is time to look at the blocked ones
-                await asyncio.wait_for(self._wake.wait(), RETRY_BLOCKED_S)
+                async with asyncio.timeout(RETRY_BLOCKED_S):  # wait_for may swallow a cancel (Python 3.11)
+                    await self._wake.wait()
             self._wake.clear()
             await self._reconcile()
 

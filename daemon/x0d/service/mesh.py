@@ -195,7 +195,8 @@ class MeshService:
             delay_s = self.core.next_tick_s - self._now_s()
             if delay_s > 0:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._rearm.wait(), max(TICK_PAUSE_S, delay_s))
+                    async with asyncio.timeout(max(TICK_PAUSE_S, delay_s)):  # wait_for may swallow a cancel (3.11)
+                        await self._rearm.wait()
                 continue  # what came in may have moved the next tick; one that is due waits for nothing
             self.core.tick(self._now_s())
             self.flush()
@@ -207,7 +208,8 @@ class MeshService:
             turn_ns = self.fib.next_turn_ns
             wait_s = REPAIR_S if turn_ns is None else max(0.001, (turn_ns - self._clock.monotonic_ns()) / 1e9)
             try:
-                await asyncio.wait_for(self._dirty.wait(), wait_s)
+                async with asyncio.timeout(wait_s):
+                    await self._dirty.wait()
             except TimeoutError:
                 if turn_ns is None:
                     self._duplicates.look_at_names()
