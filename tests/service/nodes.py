@@ -30,8 +30,8 @@ from x0d.service.execute import Executor
 from x0d.service.fib import Fib
 from x0d.service.healing import HealingService
 from x0d.service.interfaces import InterfaceService
-from x0d.service.link import LinkUnit, NeighbourEntry
-from x0d.service.links import LinkPorts, LinkService
+from x0d.service.link import LinkPorts, LinkUnit, NeighbourEntry
+from x0d.service.links import LinkService
 from x0d.service.mesh import MeshService
 from x0d.telemetry import Telemetry
 
@@ -116,7 +116,10 @@ class FakeNode:
         self.executor = executor
         self.fib.connect(executor, self.links.dead_next_hops)
         self.mesh.connect(
-            report=self._report, on_control=self.links.control_changed, packets_lost=self.links.packets_lost
+            report=self._report,
+            on_control=self.links.control_changed,
+            on_peer_report=self.links.peer_reported,
+            packets_lost=self.links.packets_lost,
         )
         names = dict.fromkeys(entry.interface for entry in self.entries)
         self.interfaces = InterfaceService(names, self.source, self.plane, self.clock, self.links)

@@ -347,3 +347,24 @@ def test_close_leaves_the_kernel_answering() -> None:
         assert LinkState.DOWN is not n2.unit("n1").state
 
     play(scenario)
+
+
+def test_a_fault_told_by_the_other_end_is_counted_from_the_last_sign() -> None:
+    """Where the peer's report comes first, the incident begins at this node's own last sign of the link."""
+    mesh = FakeMesh(FakeClock(), (("n1", "n2"), ("n2", "n3"), ("n3", "n1")))
+    n1, n2 = mesh.nodes["n1"], mesh.nodes["n2"]
+
+    async def main() -> None:
+        async with n1.alive(), n2.alive(), mesh.nodes["n3"].alive():
+            await until(lambda: n1.unit("n2").state is n2.unit("n1").state is LinkState.UP)
+            await passes(3)
+            unit = n1.unit("n2")
+            sign_ns = unit.detector.last_sign_ns
+            assert sign_ns == n1.links.peer_reported(n1.key("n2"), AdjacencyState.DOWN)
+            assert sign_ns == unit.fault_at_ns
+            assert [unit.entry.address] == [address for _, address in n1.links.dead_next_hops()]
+            await until(lambda: unit.fault_at_ns is None)
+            assert frozenset() == n1.links.dead_next_hops(), "it answers: the report was wrong"
+            assert None is n1.links.peer_reported(n2.key("n3"), AdjacencyState.DOWN), "no link of n1"
+
+    run_virtual(mesh.clock, main())

@@ -51,6 +51,8 @@ class PeerReport:
     reporter: str
     state: AdjacencyState
     at_ns: int
+    last_sign_ns: int | None = None
+    """Of one of this node's links: the last sign that it worked, CLOCK_MONOTONIC; None: not ours, or none yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,8 @@ class Loop:
         if case is None and self._is_ours(event.link):
             latest = self._cases.latest(event.link)
             if latest is None or latest.incident.id.generation < event.generation:
-                case = self._open(incident_id, sign, Role.END, event.at_ns, event.at_ns, moment)
+                fault_at_ns = event.at_ns if event.last_sign_ns is None else event.last_sign_ns
+                case = self._open(incident_id, sign, Role.END, fault_at_ns, event.at_ns, moment)
         if case is None:
             return
         self._add_evidence(case, moment, event.at_ns, sign.kind, sign.detail)

@@ -26,8 +26,8 @@ from x0d.service.execute import Executor
 from x0d.service.fib import Fib
 from x0d.service.healing import HealingService
 from x0d.service.interfaces import InterfaceService
-from x0d.service.link import NeighbourEntry
-from x0d.service.links import LinkPorts, LinkService
+from x0d.service.link import LinkPorts, NeighbourEntry
+from x0d.service.links import LinkService
 from x0d.service.mesh import MeshService
 from x0d.service.overview import InterfaceOverview, MeshOverview
 from x0d.store.knowledge import Knowledge
@@ -165,7 +165,10 @@ class Graph:
         )
         self.fib.connect(executor, self.links.dead_next_hops)
         self.mesh.connect(
-            report=self.healing.feed, on_control=self.links.control_changed, packets_lost=self.links.packets_lost
+            report=self.healing.feed,
+            on_control=self.links.control_changed,
+            on_peer_report=self.links.peer_reported,
+            packets_lost=self.links.packets_lost,
         )
         self.interfaces = InterfaceService(config.interfaces, self._source, self._plane, clock, self.links)
         self.interface_view = InterfaceOverview(self.interfaces, self._plane)

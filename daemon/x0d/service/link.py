@@ -5,6 +5,7 @@ clock before the record, so a reply is in the record that judges its probe howev
 a late prober delays a verdict and never invents one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,6 +42,28 @@ class Binding:
     datagrams: DatagramSocket
 
 
+class SocketOpener(Protocol):
+    """Opens a link's sockets."""
+
+    def open(
+        self,
+        interface: str,
+        local: Address,
+        port: int,
+        neighbour: Address,
+        on_datagram: Callable[[bytes], None] | None,
+    ) -> DatagramSocket:
+        """``on_datagram`` None: sends only (answers to probes are taken by XDP).  Raises AddressUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkPorts:
+    """UDP ports, the same at all nodes."""
+
+    probes: int
+    mesh: int
+
+
 class LinkUnit:
     """One configured neighbour."""
 
@@ -53,6 +76,8 @@ class LinkUnit:
         self.reason = f"interface {entry.interface} does not exist yet"
         self.state_since_ns = 0
         self.generation = 0
+        self.fault_at_ns: int | None = None
+        """Last sign of the link before the fault that it is in; None while nobody says that it is down."""
         self.is_ailing = False
         """A symptom was reported, and no recovery since."""
         self.record = ProbeRecord()
@@ -91,6 +116,8 @@ class LinkUnit:
         """Take up a state."""
         if state is not self.state:
             self.state_since_ns = now_ns
+        if state is LinkState.UP:
+            self.fault_at_ns = None
         self.state, self.reason = state, reason
 
     def judge(self, plane: DataPlane, now_ns: int) -> bool | None:
@@ -106,6 +133,8 @@ class LinkUnit:
             self.quality.interrupted()  # what a cut swallows is no sign of a lossy link
         else:
             self.quality.observe(record)
+            if self.fault_at_ns is not None and self.detector.last_sign_ns > self.fault_at_ns:
+                self.fault_at_ns = None  # the other end said down and was wrong, or saw a short gap
         if self.quality.loss_out == self.quality.loss_in == 0.0:
             self.clean_until_ns = now_ns
         return verdict.up if verdict else None

@@ -5,8 +5,7 @@ A verdict goes to the mesh first, which floods and reroutes, and then as a sympt
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import replace
 
 import structlog
 
@@ -15,11 +14,11 @@ from x0d.errors import AddressUnavailable, KernelRefused
 from x0d.mapek.events import Event, LinkRecovered, LinkSymptom
 from x0d.mesh.detector import DetectorTimers
 from x0d.mesh.events import ControlBack, ControlGone
-from x0d.mesh.model import Address, LinkKey, LinkState
+from x0d.mesh.model import Address, AdjacencyState, LinkKey, LinkState
 from x0d.mesh.node import LinkPort
-from x0d.ports import Clock, DatagramSocket, DataPlane, Interface, InterfaceSource
+from x0d.ports import Clock, DataPlane, Interface, InterfaceSource
 from x0d.service.alerts import Alerts
-from x0d.service.link import Binding, LinkUnit, NeighbourEntry, ProbeEncoder, local_address
+from x0d.service.link import Binding, LinkPorts, LinkUnit, NeighbourEntry, ProbeEncoder, SocketOpener, local_address
 from x0d.service.losses import SentHistory
 from x0d.service.mesh import MeshService
 
@@ -29,28 +28,6 @@ WORKING = (LinkState.UP, LinkState.DEGRADED, LinkState.CONTROL_GONE)
 COST_MAX = 65_535
 
 log = structlog.get_logger()
-
-
-class SocketOpener(Protocol):
-    """Opens a link's sockets."""
-
-    def open(
-        self,
-        interface: str,
-        local: Address,
-        port: int,
-        neighbour: Address,
-        on_datagram: Callable[[bytes], None] | None,
-    ) -> DatagramSocket:
-        """``on_datagram`` None: sends only (answers to probes are taken by XDP).  Raises AddressUnavailable."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkPorts:
-    """UDP ports, the same at all nodes."""
-
-    probes: int
-    mesh: int
 
 
 class LinkService:
@@ -89,7 +66,6 @@ class LinkService:
         self._on_costs = on_costs
         self.port_in_use: AddressUnavailable | None = None
         self._history = SentHistory()
-        self._faults: dict[LinkKey, int] = {}
         self.units = [LinkUnit(entry, timers, session, encode) for entry in entries]
         self._interfaces: dict[str, Interface] = {}
 
@@ -296,7 +272,6 @@ class LinkService:
     def _up(self, unit: LinkUnit, now_ns: int) -> None:
         key = unit.key
         assert key is not None
-        self._faults.pop(key, None)
         unit.enter(LinkState.UP, "probes answered", now_ns)
         self._mesh.link_up(key)
         log.info(telemetry.LINK_STATE_CHANGED, link=str(key), state="up", rtt_ms=unit.record.rtt_last_ns / 1e6)
@@ -305,7 +280,7 @@ class LinkService:
     def _down(self, unit: LinkUnit, kind: str, detail: str, fault_at_ns: int, now_ns: int) -> None:
         key = unit.key
         assert key is not None
-        self._faults[key] = fault_at_ns
+        unit.fault_at_ns = fault_at_ns
         unit.enter(LinkState.DOWN, detail, now_ns)
         unit.generation = self._mesh.link_down(key)
         self._symptom(unit, kind, detail, fault_at_ns, now_ns)
@@ -370,6 +345,16 @@ class LinkService:
             log.info(telemetry.LINK_STATE_CHANGED, link=str(event.key), state="up", detail=unit.reason)
             self._recover(unit, unit.reason, now_ns)
 
+    def peer_reported(self, key: LinkKey, state: AdjacencyState) -> int | None:
+        """Another node speaks of a link; the last sign that it worked, if it is ours and has answered."""
+        unit = self._unit(key)
+        if unit is None or not unit.detector.last_sign_ns:
+            return None
+        if state is AdjacencyState.DOWN and unit.fault_at_ns is None:
+            # The other end was quicker: what this node has sent since the last sign is lost all the same.
+            unit.fault_at_ns = unit.detector.last_sign_ns
+        return unit.detector.last_sign_ns
+
     # ---- out ----
 
     def packets_lost(self, key: LinkKey) -> int:
@@ -378,20 +363,20 @@ class LinkService:
         0 for a link that is not ours, works, or still brought probes in after the fault: drivers count the
         answers that XDP sends as they like (veth twice), so the transmit counter says nothing then.
         """
-        unit, fault_at_ns = self._unit(key), self._faults.get(key)
-        if unit is None or fault_at_ns is None:
+        unit = self._unit(key)
+        if unit is None or unit.fault_at_ns is None:
             return 0
-        if unit.record.request_last_at_ns > fault_at_ns + 2 * self._timers.interval_ns:
+        if unit.record.request_last_at_ns > unit.fault_at_ns + 2 * self._timers.interval_ns:
             return 0
-        interface = unit.entry.interface
-        return self._history.sent_since(interface, fault_at_ns, self._source.sent_packets(), self._mesh.own_sent)
+        sent, own = self._source.sent_packets(), self._mesh.own_sent
+        return self._history.sent_since(unit.entry.interface, unit.fault_at_ns, sent, own)
 
     def dead_next_hops(self) -> frozenset[tuple[int, Address]]:
-        """(ifindex, gateway) of the links that are down."""
+        """(ifindex, gateway) of the links that are down, by this node's or the other end's verdict."""
         return frozenset(
             (unit.binding.port.ifindex, unit.entry.address)
             for unit in self.units
-            if unit.binding and unit.state is LinkState.DOWN
+            if unit.binding and unit.fault_at_ns is not None
         )
 
     def close(self) -> None:

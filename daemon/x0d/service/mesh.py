@@ -30,6 +30,8 @@ HELD_PAUSE_S = 0.05  # between two looks at whether adopted routes may be touche
 log = structlog.get_logger()
 
 ControlListener = Callable[[ControlGone | ControlBack], None]
+PeerListener = Callable[[LinkKey, AdjacencyState], int | None]
+"""Told what another node says of a link; answers with the last sign that it worked, if it is ours."""
 
 
 class MeshService:
@@ -61,11 +63,13 @@ class MeshService:
         *,
         report: Callable[[Event], None],
         on_control: ControlListener,
+        on_peer_report: PeerListener,
         packets_lost: Callable[[LinkKey], int],
     ) -> None:
         """Join the services that need this one to be built first; before the first link is put."""
         self._report = report
         self._on_control = on_control
+        self._on_peer_report = on_peer_report
         self._packets_lost = packets_lost
 
     # ---- what the links tell ----
@@ -171,7 +175,9 @@ class MeshService:
                 if state is not AdjacencyState.UP:
                     self._causes[key] = max(generation, self._causes.get(key, 0))
                 self._dirty.set()
-                self._report(PeerReport(key, generation, reporter, state, self._clock.monotonic_ns()))
+                last_sign_ns = self._on_peer_report(key, state)
+                now_ns = self._clock.monotonic_ns()
+                self._report(PeerReport(key, generation, reporter, state, now_ns, last_sign_ns))
             case NameDisputed():
                 self._duplicates.name_disputed()
             case NodeSeen() | NodeGone():
