@@ -15,7 +15,7 @@ from kernel.namespaces import Namespace, namespace, veth
 from x0d.errors import AddressUnavailable
 from x0d.mesh.model import Address
 from x0d.ports import DatagramSocket
-from x0d.service.links import SocketOpener
+from x0d.service.link import SocketOpener
 from x0d.transport.datagram import DatagramSockets
 
 NEAR, FAR = ip_address("10.1.0.1"), ip_address("10.1.0.2")

@@ -25,7 +25,7 @@ POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET = 1, 2, 3, 5, 6, 7
 _PROG_TEST_RUN, _OBJ_GET_INFO, _MAP_LOOKUP_BATCH, _LINK_CREATE, _LINK_UPDATE = 10, 15, 24, 28, 29
-_RAW_TRACEPOINT_OPEN = 17
+_RAW_TRACEPOINT_OPEN, _LINK_DETACH = 17, 34
 
 MAP_ANY, MAP_NOEXIST, MAP_EXIST = 0, 1, 2
 MAP_LOCK = 4
@@ -229,6 +229,11 @@ def update_link(link_fd: int, program_fd: int, old_program_fd: int | None) -> No
     """Replace a link's program atomically; EPERM if it is not ``old_program_fd``'s (None: any)."""
     replace = (_LINK_F_REPLACE, old_program_fd) if old_program_fd is not None else (0, 0)
     _call(_LINK_UPDATE, struct.pack("=IIII", link_fd, program_fd, *replace), "replace the XDP program")
+
+
+def detach_link(link_fd: int) -> None:
+    """End a link's attachment at once; unpinning does so only some time after the last reference is gone."""
+    _call(_LINK_DETACH, struct.pack("=I", link_fd), "detach XDP")
 
 
 def link_info(link_fd: int) -> LinkInfo:

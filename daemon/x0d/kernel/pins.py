@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from x0d.errors import NotSupported
+from x0d.kernel import bpf
 
 BPF_FS_MAGIC = 0xCAFE4A11
 NETNS = Path("/proc/thread-self/ns/net")
@@ -77,6 +78,10 @@ def hooks(directory: Path) -> Iterator[tuple[int, Path]]:
 
 def remove_hook(hook: Path) -> None:
     """Detach from one interface, and forget it; nothing happens if it is not there."""
+    link_fd = bpf.open_pin(hook / "link")
+    if link_fd is not None:
+        with bpf.closing(link_fd):
+            bpf.detach_link(link_fd)
     for name in _HOOK_PINS:
         (hook / name).unlink(missing_ok=True)
     if hook.is_dir():
