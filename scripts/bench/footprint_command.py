@@ -21,7 +21,6 @@ from bench.machine_load import Pressure, Scheduling, describe_machine
 from bench.peers import make_stacks
 from bench.session import run_command, say, stack_running
 from bench.stacks import Daemon, Stack, X0d
-
 from lab.machine import LabError
 from lab.network import Lab
 from lab.nodes import ROOT

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from bench.machine_load import Scheduling
 from bench.stacks import Spawned, Stack, X0d
-
 from lab.machine import LabError
 from lab.network import Lab
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from types import FrameType
 
 from bench.stacks import Stack
-
 from lab.machine import LabError
 from lab.network import Lab, Options
 

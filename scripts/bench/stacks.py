@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.machine_load import Scheduling
-
 from lab import control
 from lab.machine import LabError
 from lab.network import Lab

@@ -18,7 +18,6 @@ from bench.machine_load import Pressure, Scheduling, describe_machine, keep_appa
 from bench.peers import make_stacks
 from bench.session import run_command, say, stack_running
 from bench.trial import observed_path, wait_clean
-
 from lab import control, traffic
 from lab.network import Lab
 from lab.traffic import Stream

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field
 
 from bench.machine_load import Pressure, keep_apparatus_punctual
 from bench.stacks import Stack, X0d
-
 from lab import control, traffic
 from lab.machine import LabError
 from lab.network import FaultStamp, Lab
