@@ -107,7 +107,7 @@ def run(bpffs_dir: Path) -> DoctorReport:
     capabilities = read_capabilities(Path("/proc/self/status").read_text())
     checks = (
         _check_kernel(release),
-        _check_btf(),
+        check_btf(),
         _check_libbpf(),
         _check_object(),
         _check_capabilities(capabilities),
@@ -170,7 +170,7 @@ def _check_kernel(release: str) -> DoctorCheck:
     return DoctorCheck("kernel", FAILED, f"{release} is older than 5.10", "install a kernel of 5.10 or later")
 
 
-def _check_btf() -> DoctorCheck:
+def check_btf() -> DoctorCheck:
     if BTF_FILE.exists():
         return DoctorCheck("btf", OK, str(BTF_FILE))
     remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF; the data plane works without it"

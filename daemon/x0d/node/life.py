@@ -85,7 +85,7 @@ class Node:
             ("put the node's address on lo", graph.put_address),
             ("read the routes of an earlier life", graph.open_mesh),
             ("attach to the interfaces", graph.open_interfaces),
-            ("look at the sysctls", self._look_at_sysctls),
+            ("look at the host", self._look_at_host),
         )
         for name, step in steps:
             began_ns = self._clock.monotonic_ns()
@@ -117,10 +117,11 @@ class Node:
         await self._control.start()
         stack.push_async_callback(self._control.stop, STOP_CALLS_S)
 
-    async def _look_at_sysctls(self, _: AsyncExitStack) -> None:
-        for check in await asyncio.to_thread(lambda: tuple(doctor.check_sysctls())):
-            if check.outcome != "ok":
-                self._notices.append(f"{check.name}: {check.detail}; {check.remedy}")
+    async def _look_at_host(self, _: AsyncExitStack) -> None:
+        checks = await asyncio.to_thread(lambda: (doctor.check_btf(), *doctor.check_sysctls()))
+        self._notices += [
+            f"{check.name}: {check.detail}; {check.remedy}" for check in checks if check.outcome != doctor.OK
+        ]
 
     async def _open_views(self, stack: AsyncExitStack, graph: Graph) -> None:
         self._views.mesh = graph.mesh_view
