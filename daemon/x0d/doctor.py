@@ -171,6 +171,7 @@ def _check_kernel(release: str) -> DoctorCheck:
 
 
 def check_btf() -> DoctorCheck:
+    """Look for the kernel's BTF, which tracing needs and XDP does not."""
     if BTF_FILE.exists():
         return DoctorCheck("btf", OK, str(BTF_FILE))
     remedy = "use a kernel with CONFIG_DEBUG_INFO_BTF; the data plane works without it"
