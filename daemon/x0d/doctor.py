@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -127,7 +127,7 @@ def to_json_dict(report: DoctorReport) -> dict[str, Any]:
 
 def render_text(report: DoctorReport) -> str:
     """Several lines for a terminal, ending without a newline."""
-    lines = [f"kernel {report.kernel_release}, uid {report.uid}, capabilities: {_shorten(report.capabilities)}"]
+    lines = [f"kernel {report.kernel_release}, uid {report.uid}, capabilities: {shorten(report.capabilities)}"]
     width = max((len(check.name) for check in report.checks), default=0)
     for check in report.checks:
         lines.append(f"{check.outcome:<8} {check.name:<{width}}  {check.detail}")
@@ -138,7 +138,8 @@ def render_text(report: DoctorReport) -> str:
     return "\n".join(lines)
 
 
-def _shorten(capabilities: tuple[str, ...]) -> str:
+def shorten(capabilities: Collection[str]) -> str:
+    """``all``, ``all but CAP_X``, those that are there, or ``none``: whichever is shortest to read."""
     missing = [f"CAP_{name}" for name in CAPABILITIES if f"CAP_{name}" not in capabilities]
     if not missing:
         return "all"
@@ -239,8 +240,8 @@ def _check_modes(capabilities: tuple[str, ...]) -> Iterator[DoctorCheck]:
 def _check_bpffs(bpffs_dir: Path) -> DoctorCheck:
     existing = pins.existing_part(bpffs_dir)
     if not pins.is_bpffs(existing):
-        remedy = f"run: mount -t bpf bpf {bpffs_dir.parent}, or set node.bpffs_dir"
-        return DoctorCheck("bpffs", FAILED, f"{bpffs_dir} is in no bpf filesystem", remedy)
+        detail = f"{bpffs_dir} is in no bpf filesystem"
+        return DoctorCheck("bpffs", FAILED, detail, pins.how_to_have_bpffs(bpffs_dir))
     if not os.access(existing, os.W_OK | os.X_OK, effective_ids=True):
         remedy = f"make {bpffs_dir} as root and give it to x0d's user"
         return DoctorCheck("bpffs", FAILED, f"{existing} cannot be written by uid {os.geteuid()}", remedy)

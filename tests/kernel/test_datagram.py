@@ -175,6 +175,9 @@ def test_address_unavailable_says_why(pair: Pair) -> None:
         ):
             with pytest.raises(AddressUnavailable, match=words):
                 open_datagram(interface, local, PORT, FAR4, None)
+        for on_datagram, key in ((None, "listen.probe_port"), (lambda _payload: None, "listen.mesh_port")):
+            with pytest.raises(AddressUnavailable, match=f"the port is in use; .*{key}"):
+                open_datagram("near0", NEAR4, PORT, FAR4, on_datagram)
         first.close()
 
     pair.near.run_loop(main)

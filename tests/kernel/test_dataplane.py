@@ -314,9 +314,9 @@ def test_everything_is_removed(world: World, plane: XdpDataPlane) -> None:
     assert list(world.bpffs_dir.iterdir()) == []
 
 
-def test_no_bpffs_says_how_to_mount(world: World, tmp_path: Path) -> None:
-    """A directory that is in no bpf filesystem is refused with the command that mends it."""
-    with pytest.raises(NotSupported, match="mount -t bpf"):
+def test_no_bpffs_says_what_is_wanted(world: World, tmp_path: Path) -> None:
+    """A directory that is in no bpf filesystem is refused with what it must be."""
+    with pytest.raises(NotSupported, match=r"node\.bpffs_dir must be a directory of a bpf filesystem"):
         world.wait(lambda: make_plane(tmp_path / "plain" / "x0d").open())
 
 

@@ -1,6 +1,7 @@
 """The doctor's report: its parts on given files, and the whole on this machine."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from google.protobuf import json_format
 
 from kernel.xdp_world import REPOSITORY, World, new_world
 from x0d import doctor
+from x0d.errors import NotSupported
+from x0d.kernel import pins
 from x0d.service.views import DoctorCheck, DoctorReport
 from x0d.v1 import node_pb2
 
@@ -83,6 +86,41 @@ def test_sysctls_are_judged(tmp_path: Path) -> None:
     assert {doctor.OK} == {check.outcome for check in doctor.check_sysctls(tmp_path)}
     (tmp_path / "net/ipv4/nexthop_compat_mode").unlink()
     assert [doctor.WARNING] == [c.outcome for c in doctor.check_sysctls(tmp_path) if c.outcome != doctor.OK]
+
+
+@pytest.mark.parametrize(
+    ("bpffs_dir", "advice"),
+    [
+        ("/sys/fs/bpf", "run: mount -t bpf bpf /sys/fs/bpf"),
+        ("/sys/fs/bpf/x0d", "run: mount -t bpf bpf /sys/fs/bpf"),
+        ("/sys/fs/bpf/site/x0d", "run: mount -t bpf bpf /sys/fs/bpf"),
+        ("/run/x0d-bpf", "/run/x0d-bpf exists only inside x0d.service"),
+        ("/sys/fs/bpfx/x0d", "a bind mount of one"),
+        ("/", "a bind mount of one"),
+    ],
+)
+def test_no_advice_hides_files(bpffs_dir: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The only mount that is ever advised is the usual one: over another directory it would hide what is there."""
+    monkeypatch.setattr(pins, "is_bpffs", lambda _path: False)
+    told = pins.how_to_have_bpffs(Path(bpffs_dir))
+    assert advice in told
+    assert ["/sys/fs/bpf"] * told.count("mount -t bpf bpf ") == re.findall(r"mount -t bpf bpf (\S+)", told)
+
+
+def test_nothing_is_mounted_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the usual bpf filesystem is mounted, a directory that is missing in it is to be made."""
+    monkeypatch.setattr(pins, "is_bpffs", lambda path: path == Path("/sys/fs/bpf"))
+    assert "run: mkdir -p /sys/fs/bpf/site/x0d" in pins.how_to_have_bpffs(Path("/sys/fs/bpf/site/x0d"))
+
+
+def test_a_directory_outside_bpffs(tmp_path: Path) -> None:
+    """Doctor and start name the same remedy for a directory in no bpf filesystem."""
+    bpffs_dir = tmp_path / "x0d-bpf"
+    told = pins.how_to_have_bpffs(bpffs_dir)
+    check = doctor._check_bpffs(bpffs_dir)
+    assert (doctor.FAILED, told) == (check.outcome, check.remedy)
+    with pytest.raises(NotSupported, match=re.escape(told)):
+        pins.prepare_directory(bpffs_dir)
 
 
 def test_json_is_the_proto() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from x0d import doctor
 from x0d.config import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,3 +67,14 @@ def test_unit_binds_what_tmpfiles_makes() -> None:
     assert [["d", source, "0700", "x0d", "x0d", "-"]] == made
     example = tomllib.loads((ROOT / "packaging" / "x0d.toml").read_text())
     assert example["node"]["bpffs_dir"] == target
+
+
+def test_sysctls_are_those_that_the_doctor_wants() -> None:
+    """After an installation the doctor has no complaint about a sysctl that the installed file could have set."""
+    lines = (ROOT / "systemd" / "x0d.sysctl.conf").read_text().splitlines()
+    given = dict(re.split(r"\s*=\s*", line) for line in lines if line and not line.startswith("#"))
+    wanted = {name: value for name, (value, _outcome, _loss) in doctor.SYSCTLS.items()}
+    assert wanted == {name: given.get(name) for name in wanted}
+    for name, value in given.items():
+        if name.startswith("net.ipv4.conf.all."):
+            assert value == given.get(name.replace(".all.", ".default.")), f"{name}: interfaces made later differ"

@@ -14,6 +14,7 @@ from x0d.errors import NotSupported
 from x0d.kernel import bpf
 
 BPF_FS_MAGIC = 0xCAFE4A11
+BPF_FS_USUAL = Path("/sys/fs/bpf")
 NETNS = Path("/proc/thread-self/ns/net")
 HOOK_SUFFIX = "-xdp"
 MAPS_DIR = "maps"
@@ -43,6 +44,19 @@ def existing_part(bpffs_dir: Path) -> Path:
         return bpffs_dir.parent
 
 
+def how_to_have_bpffs(bpffs_dir: Path) -> str:
+    """What to do where ``bpffs_dir`` lies in no bpf filesystem; never a mount that would hide other files."""
+    if bpffs_dir == BPF_FS_USUAL or BPF_FS_USUAL in bpffs_dir.parents:
+        if is_bpffs(BPF_FS_USUAL):  # it is mounted; a second mount would hide the pins of the first
+            return f"run: mkdir -p {bpffs_dir}, and give it to x0d's user"
+        return f"run: mount -t bpf bpf {BPF_FS_USUAL}"
+    return (
+        f"node.bpffs_dir must be a directory of a bpf filesystem, such as {BPF_FS_USUAL}/x0d, or a bind mount of one; "
+        f"/run/x0d-bpf exists only inside x0d.service, bound from {BPF_FS_USUAL}/x0d, "
+        "which systemd-tmpfiles --create makes"
+    )
+
+
 def prepare_directory(bpffs_dir: Path) -> Path:
     """Make the directory of this network namespace, and ``bpffs_dir`` itself if its parent is in bpffs.
 
@@ -53,7 +67,7 @@ def prepare_directory(bpffs_dir: Path) -> Path:
     if not is_bpffs(existing):
         raise NotSupported(
             f"bpf filesystem at {bpffs_dir}",
-            f"{existing} is not in one; run: mount -t bpf bpf {bpffs_dir.parent}, or set node.bpffs_dir",
+            f"{existing} is not in one; {how_to_have_bpffs(bpffs_dir)}",
         )
     directory = bpffs_dir / str(netns_inode())
     try:

@@ -58,7 +58,7 @@ class StateLock:
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         except BlockingIOError as error:
-            raise StateLocked(f"{self._state_dir} is in use by {_holder(fd)}") from error
+            raise StateLocked(f"node.state_dir {self._state_dir} is in use by {_holder(fd)}") from error
         except OSError as error:
             raise _failed(path, error) from error
 
@@ -87,4 +87,4 @@ def _failed(path: Path, error: OSError) -> StorageFailed:
         errno.EEXIST: "it is not a directory",
     }
     number = error.errno or 0
-    return StorageFailed(f"{path}: {reasons.get(number, os.strerror(number))} ({errno_name(number)})")
+    return StorageFailed(f"{path}: {reasons.get(number, os.strerror(number))} ({errno_name(number)}); see node.state_dir")

@@ -61,17 +61,18 @@ class InterfaceSocket:
         self.refused: dict[str, int] = dict.fromkeys(REFUSED_REASONS, 0)
         """Datagrams not passed on, by reason; read it, do not write it."""
         where = f"udp [{local}]:{port} on {interface}" if local.version == 6 else f"udp {local}:{port} on {interface}"
+        key = "listen.mesh_port" if on_datagram else "listen.probe_port"
         family = socket.AF_INET if local.version == 4 else socket.AF_INET6
         try:
             self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
         except OSError as error:
-            raise AddressUnavailable(f"{where}: {_explain(error)}", in_use=error.errno == errno.EADDRINUSE) from error
+            raise _unavailable(where, key, error) from error
         try:
             self._scope = self._prepare(interface, receive_buffer_bytes if on_datagram else 0)
             self._socket.bind(self._sockaddr(local))
         except OSError as error:
             self._socket.close()
-            raise AddressUnavailable(f"{where}: {_explain(error)}", in_use=error.errno == errno.EADDRINUSE) from error
+            raise _unavailable(where, key, error) from error
         if on_datagram is not None:
             self._loop = asyncio.get_running_loop()
             self._loop.add_reader(self._socket.fileno(), self._on_readable)
@@ -259,6 +260,13 @@ def _came_directly(ancillary: list[tuple[int, int, bytes]]) -> bool:
         if (level, kind) in {(socket.IPPROTO_IP, socket.IP_TTL), (socket.IPPROTO_IPV6, socket.IPV6_HOPLIMIT)}:
             return len(data) >= _INT.size and _INT.unpack_from(data)[0] == HOP_LIMIT
     return False
+
+
+def _unavailable(where: str, key: str, error: OSError) -> AddressUnavailable:
+    """Say why, and for a port in use which ``key`` of the configuration chose it."""
+    in_use = error.errno == errno.EADDRINUSE
+    remedy = f"; free it, or change {key} on every node of the mesh" if in_use else ""
+    return AddressUnavailable(f"{where}: {_explain(error)}{remedy}", in_use=in_use)
 
 
 def _explain(error: OSError) -> str:
