@@ -17,6 +17,15 @@ class InvalidInput(X0dError):
     """Bytes or values from outside that do not follow their format."""
 
 
+class WrongSender(InvalidInput):
+    """A neighbour that calls itself by another name than the configuration gives it."""
+
+    def __init__(self, sender: str, expected: str) -> None:
+        self.sender = sender
+        self.expected = expected
+        super().__init__(f"datagram of node {sender} where {expected} is configured")
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
     """One thing wrong with a configuration file."""

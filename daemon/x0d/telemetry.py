@@ -16,6 +16,8 @@ from typing import Any
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics
 
+from x0d.mapek.model import Cause
+
 # ---- names of metrics collected at the scrape ----
 
 BUILD_INFO = "x0d_build_info"
@@ -64,6 +66,8 @@ DATAPLANE_MAPS_REMADE = "dataplane_maps_remade"
 XDP_FRAGS_REFUSED = "xdp_frags_refused"
 INTERFACE_DETACHED = "interface_detached"
 
+HEAL_STEPS = ("detect", "decide", "act", "verify")
+ACTION_KINDS = ("install_routes", "set_link_cost")
 HEAL_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0, 10.0)
 LAG_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 5.0)
 
@@ -97,6 +101,14 @@ class Telemetry:
             buckets=HEAL_BUCKETS_S,
             registry=self.registry,
         )
+        # Every label value from the start: a series that appears with its first event hides it from increase().
+        for step in HEAL_STEPS:
+            self.heal_step.labels(step)
+        for cause in Cause:
+            self.incidents.labels(cause.value)
+        for action in ACTION_KINDS:
+            for outcome in ("done", "failed"):
+                self.actions.labels(action, outcome)
         self.knowledge_failures = Counter(
             "x0d_knowledge_failures", "Incidents that could not be written to disk.", registry=self.registry
         )

@@ -15,7 +15,7 @@ from service.nodes import BASE, SETTLE_S, FakeMesh, FakeNode, prefix_of
 from x0d.actions import DeleteNexthop, InstallRoutes, ObservedRoutes, PutNexthop, PutRoute, RouteChange, SetLinkCost
 from x0d.errors import InvalidInput, KernelRefused
 from x0d.mapek.events import Event, LinkSymptom, PeerReport, RoutesMoved, TopologySeen
-from x0d.mesh.model import LinkKey, LinkState
+from x0d.mesh.model import LinkKey, LinkState, Prefix
 from x0d.service import mesh as mesh_service
 from x0d.service.fib import ROUTES_ALERT
 
@@ -395,5 +395,20 @@ def test_executor_answers_with_outcomes() -> None:
         counted = n1.counted.registry.get_sample_value
         assert 1.0 == counted("x0d_actions_total", {"action": "install_routes", "outcome": "failed"})
         assert 1.0 == counted("x0d_actions_total", {"action": "set_link_cost", "outcome": "done"})
+
+    play(scenario)
+
+
+def test_what_becomes_reachable_is_told_without_a_fault() -> None:
+    """A recovery has no incident of its own, and still ends those that its fault had escalated."""
+
+    async def scenario(_: FakeMesh, n1: FakeNode) -> None:
+        told: list[tuple[Prefix, ...]] = []
+        for unreachable in ((prefix_of("n9"),), ()):
+            n1.mesh.core.unreachable = lambda found=unreachable: found  # type: ignore[method-assign]
+            n1.mesh._dirty.set()
+            told.append(unreachable)
+            await until(lambda: told == [moved.unreachable for moved in n1.told(RoutesMoved)])
+        assert [(), ()] == [moved.incidents for moved in n1.told(RoutesMoved)]
 
     play(scenario)

@@ -6,7 +6,7 @@ collect in an outbox until ``drain``; acknowledgements are packed together there
 
 from dataclasses import dataclass
 
-from x0d.errors import InvalidInput
+from x0d.errors import WrongSender
 from x0d.mesh.codec import (
     Ack,
     Assembly,
@@ -139,7 +139,7 @@ def check_sender(expected: str, sender: str) -> None:
     """Refuse a datagram that names another sender than the link's neighbour.
 
     Raises:
-        InvalidInput: it does.
+        WrongSender: it does.
     """
     if sender != expected:
-        raise InvalidInput(f"mesh datagram of {sender!r} on the link to {expected!r}")
+        raise WrongSender(sender, expected)

@@ -23,6 +23,9 @@ class ProbeEncoder(Protocol):
         """``struct x0d_probe``, as a request."""
 
 
+PROBES_SHOWN = 50  # latest probes that the loss of a link is counted over while it is down
+
+
 @dataclass(frozen=True, slots=True)
 class NeighbourEntry:
     """A neighbour as configured."""
@@ -97,6 +100,21 @@ class LinkUnit:
     def sockets_alert(self) -> str:
         """Name of the alert while the sockets of this link cannot be opened."""
         return f"link_sockets {self.entry.interface} {self.entry.address}"
+
+    @property
+    def loss_out(self) -> float:
+        """Share of the probes lost towards the neighbour; while the link is down, of those both ways."""
+        return self._round_trip_loss() if self.state is LinkState.DOWN else self.quality.loss_out
+
+    @property
+    def loss_in(self) -> float:
+        """Share of the answers lost on the way back; while the link is down, of those both ways."""
+        return self._round_trip_loss() if self.state is LinkState.DOWN else self.quality.loss_in
+
+    def _round_trip_loss(self) -> float:
+        """Share of the latest probes that are unanswered: the directions cannot be told apart without answers."""
+        latest = range(max(1, self.sequence - PROBES_SHOWN + 1), self.sequence + 1)
+        return sum(not self.record.answered(sequence) for sequence in latest) / len(latest) if latest else 0.0
 
     def bind(self, binding: Binding) -> None:
         """Begin with an attached interface; what was judged on an earlier one is forgotten."""

@@ -12,15 +12,15 @@ from contextlib import suppress
 import structlog
 
 from x0d import telemetry
-from x0d.errors import InvalidInput
+from x0d.errors import InvalidInput, WrongSender
 from x0d.mapek.events import Event, PeerReport, RoutesMoved, TopologySeen
 from x0d.mesh.events import ControlBack, ControlGone, MeshEvent, NameDisputed, NodeGone, NodeSeen, PeerReported
 from x0d.mesh.model import AdjacencyState, LinkKey, Prefix
 from x0d.mesh.node import LinkPort, LinkView, MeshNode
 from x0d.ports import Clock, DatagramSocket
 from x0d.service.alerts import Alerts
-from x0d.service.duplicates import Duplicates
 from x0d.service.fib import Fib, describe
+from x0d.service.mistakes import Mistakes
 
 REPAIR_S = 10.0  # the kernel's table is read back and mended this often
 TICK_PAUSE_S = 0.001  # between two ticks of the core, whatever it asks for
@@ -51,11 +51,12 @@ class MeshService:
         self._links: dict[LinkKey, tuple[LinkPort, DatagramSocket]] = {}
         self._generations: Mapping[str, int] = {}
         self._causes: dict[LinkKey, int] = {}
+        self._unreachable: tuple[Prefix, ...] = ()
         self._dirty = asyncio.Event()
         self._rearm = asyncio.Event()
-        self._duplicates = Duplicates(clock, alerts)
+        self._mistakes = Mistakes(clock, alerts)
         self._refusals_logged: set[tuple[LinkKey, str]] = set()
-        self.refused: dict[str, int] = {"malformed": 0}
+        self.refused: dict[str, int] = {"malformed": 0, "wrong_name": 0}
         self.own_sent: dict[str, int] = {}
 
     def connect(
@@ -137,8 +138,13 @@ class MeshService:
         """Take a datagram that came in on a link."""
         try:
             self.core.receive(self._now_s(), key, payload)
+        except WrongSender as wrong:
+            self.refused["wrong_name"] += 1
+            if key in self._links:
+                self._mistakes.misnamed(self._links[key][0], wrong)
+            return
         except InvalidInput as refusal:
-            self.refused["malformed"] = self.refused.get("malformed", 0) + 1
+            self.refused["malformed"] += 1
             if (key, str(refusal)) not in self._refusals_logged and len(self._refusals_logged) < REFUSALS_LOGGED_MAX:
                 self._refusals_logged.add((key, str(refusal)))
                 log.warning(telemetry.DATAGRAM_REFUSED, link=str(key), reason=str(refusal))
@@ -179,7 +185,7 @@ class MeshService:
                 now_ns = self._clock.monotonic_ns()
                 self._report(PeerReport(key, generation, reporter, state, now_ns, last_sign_ns))
             case NameDisputed():
-                self._duplicates.name_disputed()
+                self._mistakes.name_disputed()
             case NodeSeen() | NodeGone():
                 self._dirty.set()
 
@@ -218,7 +224,7 @@ class MeshService:
                     await self._dirty.wait()
             except TimeoutError:
                 if turn_ns is None:
-                    self._duplicates.look_at_names()
+                    self._mistakes.look_again({port: self.link_view(key) for key, (port, _) in self._links.items()})
                     await self.fib.repair()
                     continue
             self._dirty.clear()
@@ -242,16 +248,18 @@ class MeshService:
                 took_ms=round((outcome.ended_at_ns - decided_at_ns) / 1e6, 2),
                 causes=[f"{key}:{generation}" for key, generation in causes.items()],
             )
-        self._duplicates.look_at_addresses(known.record for known in self.core.records().values())
+        self._mistakes.look_at_addresses(known.record for known in self.core.records().values())
         self._report(TopologySeen(self.core.isolated(), self._clock.monotonic_ns()))
-        if causes:
+        unreachable = self.core.unreachable()
+        if causes or unreachable != self._unreachable:  # what became reachable ends incidents too
+            self._unreachable = unreachable
             self._report(
                 RoutesMoved(
                     incidents=tuple(causes.items()),
                     decided_at_ns=decided_at_ns,
                     outcome=outcome,
                     moved=moved,
-                    unreachable=self.core.unreachable(),
+                    unreachable=unreachable,
                     packets_lost=sum(self._packets_lost(key) for key in causes),
                     observed_only=not self.fib.install_routes,
                 )

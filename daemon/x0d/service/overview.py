@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from x0d.errors import errno_name
 from x0d.mapek.model import Incident
-from x0d.mesh.model import AdjacencyState, LinkKey, LinkState, LinkStateRecord
+from x0d.mesh.model import AdjacencyState, LinkKey, LinkStateRecord
 from x0d.ports import Clock, DataPlane
 from x0d.service import views
 from x0d.service.healing import HealingService
@@ -92,8 +92,8 @@ class MeshOverview:
             cost_configured=unit.entry.cost,
             cost=view.cost if view else unit.entry.cost,
             rtt_ms=unit.quality.rtt_ns / 1e6,
-            loss_out=1.0 if unit.state is LinkState.DOWN else unit.quality.loss_out,
-            loss_in=1.0 if unit.state is LinkState.DOWN else unit.quality.loss_in,
+            loss_out=unit.loss_out,
+            loss_in=unit.loss_in,
             probes_sent=unit.sequence,
             replies_received=unit.record.replies_received,
             generation=view.generation if view else unit.generation,
