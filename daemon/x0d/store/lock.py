@@ -87,4 +87,6 @@ def _failed(path: Path, error: OSError) -> StorageFailed:
         errno.EEXIST: "it is not a directory",
     }
     number = error.errno or 0
-    return StorageFailed(f"{path}: {reasons.get(number, os.strerror(number))} ({errno_name(number)}); see node.state_dir")
+    return StorageFailed(
+        f"{path}: {reasons.get(number, os.strerror(number))} ({errno_name(number)}); see node.state_dir"
+    )
