@@ -37,6 +37,7 @@ from x0d.telemetry import Telemetry
 
 BASE = 0x78300000
 SETTLE_S = 3.0
+ADOPTED_MAX_S = 30.0
 TIMERS = DetectorTimers(interval_ns=50_000_000, miss_limit=3)
 PORTS = LinkPorts(PROBE_PORT, MESH_PORT)
 EventKind = TypeVar("EventKind")
@@ -82,6 +83,7 @@ class FakeNode:
             nexthop_id_base=BASE,
             install_routes=install_routes,
             settle_s=SETTLE_S,
+            adopted_max_s=ADOPTED_MAX_S,
             clock=self.clock,
             alerts=self.alerts,
         )

@@ -5,13 +5,14 @@ import errno
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 import pytest
 
 from fakes.clock import FakeClock, passes, run_virtual, until
 from fakes.routes import FakeRouteTable
-from service.nodes import BASE, SETTLE_S, FakeMesh, FakeNode, prefix_of
+from service.nodes import ADOPTED_MAX_S, BASE, FakeMesh, FakeNode, prefix_of
 from x0d.actions import DeleteNexthop, InstallRoutes, ObservedRoutes, PutNexthop, PutRoute, RouteChange, SetLinkCost
 from x0d.errors import InvalidInput, KernelRefused
 from x0d.mapek.events import Event, LinkSymptom, PeerReport, RoutesMoved, TopologySeen
@@ -161,7 +162,7 @@ def test_adopted_routes_do_not_flap() -> None:
 
 
 def test_adopted_routes_are_held_for_a_time_only() -> None:
-    """Where no neighbour answers, what an earlier life has left is removed after ``SETTLE_S``."""
+    """Where no other node is heard of, what an earlier life has left is removed after ``ADOPTED_MAX_S``."""
     mesh = FakeMesh(FakeClock(), (("n1", "n2"),))
     n1 = mesh.nodes["n1"]
     adopted(n1)
@@ -170,7 +171,7 @@ def test_adopted_routes_are_held_for_a_time_only() -> None:
         async with n1.alive():
             n1.mesh.set_prefixes((prefix_of("n1"), ip_network("192.0.2.0/24")))
             n1.mesh.carrier_lost(4711)
-            await passes(SETTLE_S - 1)
+            await passes(ADOPTED_MAX_S - 1)
             assert [] == n1.table.changes
             await passes(2)
             assert {} == n1.table.routes
@@ -405,7 +406,7 @@ def test_what_becomes_reachable_is_told_without_a_fault() -> None:
     async def scenario(_: FakeMesh, n1: FakeNode) -> None:
         told: list[tuple[Prefix, ...]] = []
         for unreachable in ((prefix_of("n9"),), ()):
-            n1.mesh.core.unreachable = lambda found=unreachable: found  # type: ignore[method-assign]
+            n1.mesh.core.unreachable = partial(tuple, unreachable)  # type: ignore[method-assign]
             n1.mesh._dirty.set()
             told.append(unreachable)
             await until(lambda: told == [moved.unreachable for moved in n1.told(RoutesMoved)])

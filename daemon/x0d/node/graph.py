@@ -133,6 +133,7 @@ class Graph:
             nexthop_id_base=config.mesh.nexthop_id_base,
             install_routes=config.mesh.install_routes,
             settle_s=mesh_timers(config).settle_s + SETTLE_MARGIN_S,
+            adopted_max_s=config.mesh.stale_max_s,
             clock=clock,
             alerts=alerts,
         )

@@ -4,7 +4,8 @@ What the kernel holds is known from what was installed, from what it is known to
 (``reconcile.forget_interface``), and from reading it back every ten seconds and at every verification.
 
 After a restart the kernel still holds our routes.  They are left alone until the databases are in step
-again (or ``settle_s`` has passed), so that they are adopted and do not flap.
+again (or ``settle_s`` has passed), so that they are adopted and do not flap; and for ``adopted_max_s``
+while no other node is heard of at all: what worked is better than what a node that knows nothing computes.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,14 +43,17 @@ class Fib:
         nexthop_id_base: int,
         install_routes: bool,
         settle_s: float,
+        adopted_max_s: float,
         clock: Clock,
         alerts: Alerts,
     ) -> None:
-        """``settle_s``: how long adopted routes are left alone at most; ``install_routes`` False: watch only."""
+        """``settle_s``, ``adopted_max_s``: see the module; ``install_routes`` False: watch only."""
         self._table = table
         self._id_base = nexthop_id_base
         self.install_routes = install_routes
         self._settle_ns = int(settle_s * 1e9)
+        self._adopted_max_ns = int(adopted_max_s * 1e9)
+        self._adopted_at_ns = 0
         self._clock = clock
         self._alerts = alerts
         self.observed = ObservedRoutes({}, {})
@@ -71,18 +75,21 @@ class Fib:
         """Read what an earlier life has left.  Raises KernelRefused."""
         self.observed = await self._table.read()
         if self.observed.routes:
-            self._holding_until_ns = self._clock.monotonic_ns() + self._settle_ns
+            self._adopted_at_ns = self._clock.monotonic_ns()
+            self._holding_until_ns = self._adopted_at_ns + self._settle_ns
 
     @property
     def next_turn_ns(self) -> int | None:
         """When ``choose`` has a route to let go; None: nothing waits."""
         return min(self._turns.values()) if self._turns else None
 
-    def is_held(self, computed: Mapping[Prefix, MeshRoute], *, settled: bool) -> bool:
-        """Whether adopted routes are still left alone; ``settled``: the mesh is in step."""
+    def is_held(self, computed: Mapping[Prefix, MeshRoute], *, settled: bool, alone: bool) -> bool:
+        """Whether adopted routes are still left alone; ``settled``: the mesh is in step; ``alone``: with nobody."""
         if self._holding_until_ns == 0:
             return False
         now_ns = self._clock.monotonic_ns()
+        if alone and now_ns < self._adopted_at_ns + self._adopted_max_ns:
+            return True
         is_complete = False
         if settled:
             self._settled_at_ns = self._settled_at_ns or now_ns

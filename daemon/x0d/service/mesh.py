@@ -232,7 +232,8 @@ class MeshService:
 
     async def _recompute(self) -> None:
         computed = {route.prefix: route for route in self.core.routes()}
-        if self.fib.is_held(computed, settled=self.core.settled):
+        alone = len(self.core.records()) <= 1  # its own record is all that this node knows
+        if self.fib.is_held(computed, settled=self.core.settled, alone=alone):
             await asyncio.sleep(HELD_PAUSE_S)
             self._dirty.set()
             return
