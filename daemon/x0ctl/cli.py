@@ -4,8 +4,8 @@ gRPC, the messages and rich are imported by the command that needs them: ``--hel
 error answer at once.
 """
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from x0ctl.client import Client
+    from x0d.v1.incident_pb2 import Incident
 
 ENDPOINT_DEFAULT: Final = "unix:///run/x0d/x0d.sock"
 TIMEOUT_S_DEFAULT: Final = 10.0
+_TOLD_MAX: Final = 1000
+_OUTPUTS: Final = ("table", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,40 @@ class _Options:
         return True
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+def _put_output(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        context.obj = replace(context.obj, output=value)
+
+
+class _Command(click.Command):
+    """Takes ``-o`` after its name too: that is where people add it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own
+        super().__init__(*args, **kwargs)
+        kind = click.Choice(_OUTPUTS)
+        self.params.append(
+            click.Option(
+                ["-o", "--output"],
+                type=kind,
+                expose_value=False,
+                callback=_put_output,
+                help="For people or for programs; here or before the command.",
+            )
+        )
+
+
+class _Group(click.Group):
+    """Makes such commands, and groups of them."""
+
+    command_class = _Command
+    group_class = type
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
     "--endpoint", default=ENDPOINT_DEFAULT, envvar="X0CTL_ENDPOINT", show_envvar=True, help="Where x0d answers."
 )
-@click.option(
-    "-o", "--output", type=click.Choice(["table", "json"]), default="table", help="For people or for programs."
-)
+@click.option("-o", "--output", type=click.Choice(_OUTPUTS), default="table", help="For people or for programs.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -57,7 +87,7 @@ class _Options:
 def cli(context: click.Context, endpoint: str, output: str, timeout: float) -> None:
     """Ask and steer the x0d of this host.
 
-    Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable, 4 not permitted.
+    Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable, 4 not permitted, 130 Ctrl-C.
     """
     context.obj = _Options(endpoint, output, timeout)
 
@@ -210,9 +240,23 @@ def watch_incidents(options: _Options) -> None:
 
     request = incident_pb2.WatchIncidentsRequest(include_open=True)
     stub = incident_pb2_grpc.IncidentServiceStub
+    told: dict[str, tuple[object, ...]] = {}
     for message in options.client().stream(stub, "WatchIncidents", request):
-        if not options.json(message, one_line=True):
+        if options.json(message, one_line=True):
+            continue
+        shown = _shown(message.incident)
+        if told.get(message.incident.id) != shown:
             print_change(message.incident)
+        told[message.incident.id] = shown
+        if len(told) > _TOLD_MAX:
+            del told[next(iter(told))]
+
+
+def _shown(incident: "Incident") -> tuple[object, ...]:
+    """What the line about an incident depends on: a change of anything else is not told again."""
+    last = incident.steps[-1] if incident.steps else None
+    step = (last.step, last.since_fault_ms) if last else ()
+    return (incident.state, incident.cause, incident.explanation, incident.closed_at_unix_ms, *step)
 
 
 @cli.group()

@@ -1,18 +1,11 @@
-"""What commands print: protobuf's JSON, or tables and lines for people.
-
-Tables are plain and as wide as they need to be when stdout is no terminal, so that nothing is cut
-when it is piped.
-"""
+"""What commands print: protobuf's JSON, or lines for people; tables are in ``x0ctl.table``."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Final
 
 import click
 from google.protobuf.message import Message
-
-PIPED_WIDTH: Final = 4096
 
 
 def print_json(message: Message, *, one_line: bool = False) -> None:
@@ -35,27 +28,6 @@ def print_line(text: str) -> None:
 def clean(value: object) -> str:
     """Text without control characters: what other nodes say reaches this terminal."""
     return "".join(character if character.isprintable() else "?" for character in str(value))
-
-
-def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str) -> None:
-    """Print a table; ``empty`` instead when it has no row.  Cells fold, they are never cut."""
-    from rich.box import SIMPLE_HEAD  # noqa: PLC0415 - only for tables: start-up time
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    cells = [[clean(value) for value in row] for row in rows]
-    if not cells:
-        print_line(empty)
-        return
-    terminal = sys.stdout.isatty()
-    table = Table(box=SIMPLE_HEAD if terminal else None, show_edge=False, pad_edge=False, header_style="bold")
-    for column, header in enumerate(headers):
-        numbers = all(_is_number(row[column]) for row in cells)
-        table.add_column(header, justify="right" if numbers else "left", overflow="fold", no_wrap=not terminal)
-    for row in cells:
-        table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
-    Console(width=None if terminal else PIPED_WIDTH, highlight=False).print(table)
 
 
 def print_fields(rows: Iterable[tuple[str, object]]) -> None:
@@ -86,23 +58,3 @@ def duration(seconds: float) -> str:
     if days:
         return f"{days} d {hours} h"
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest_s} s"
-
-
-def _is_number(cell: str) -> bool:
-    return cell.replace(".", "", 1).replace("%", "").strip().isdigit()
-
-
-_STYLES: Final = {
-    "up": "green",
-    "attached": "green",
-    "ok": "green",
-    "closed": "green",
-    "down": "red",
-    "blocked": "red",
-    "failed": "red",
-    "escalated": "red",
-    "degraded": "yellow",
-    "control_gone": "yellow",
-    "warning": "yellow",
-}
-"""Colour of a cell that is exactly this word."""

@@ -10,11 +10,12 @@ import os
 import platform
 import re
 import resource
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from x0d.capabilities import name_of, shorten
 from x0d.errors import KernelRefused, NotSupported, errno_name
 from x0d.kernel import features, pins
 from x0d.kernel.dataplane import OBJECT_FILE
@@ -29,50 +30,6 @@ MEMLOCK_BYTES_MIN = 64 << 20
 BTF_FILE = Path("/sys/kernel/btf/vmlinux")
 PROC_SYS = Path("/proc/sys")
 
-CAPABILITIES = (
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "DAC_READ_SEARCH",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "SETGID",
-    "SETUID",
-    "SETPCAP",
-    "LINUX_IMMUTABLE",
-    "NET_BIND_SERVICE",
-    "NET_BROADCAST",
-    "NET_ADMIN",
-    "NET_RAW",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "SYS_MODULE",
-    "SYS_RAWIO",
-    "SYS_CHROOT",
-    "SYS_PTRACE",
-    "SYS_PACCT",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_NICE",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "MKNOD",
-    "LEASE",
-    "AUDIT_WRITE",
-    "AUDIT_CONTROL",
-    "SETFCAP",
-    "MAC_OVERRIDE",
-    "MAC_ADMIN",
-    "SYSLOG",
-    "WAKE_ALARM",
-    "BLOCK_SUSPEND",
-    "AUDIT_READ",
-    "PERFMON",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-)
-"""Names by bit number, without ``CAP_``."""
 CAPABILITIES_NEEDED = ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON")
 
 SYSCTLS = {
@@ -138,25 +95,11 @@ def render_text(report: DoctorReport) -> str:
     return "\n".join(lines)
 
 
-def shorten(capabilities: Collection[str]) -> str:
-    """``all``, ``all but CAP_X``, those that are there, or ``none``: whichever is shortest to read."""
-    missing = [f"CAP_{name}" for name in CAPABILITIES if f"CAP_{name}" not in capabilities]
-    if not missing:
-        return "all"
-    if len(missing) < len(capabilities):
-        return f"all but {', '.join(missing)}"
-    return ", ".join(capabilities) or "none"
-
-
 def read_capabilities(status: str) -> tuple[str, ...]:
     """Names of the effective capabilities in the text of /proc/self/status; unknown bits as ``CAP_<number>``."""
     found = re.search(r"^CapEff:\s*([0-9a-fA-F]+)$", status, re.MULTILINE)
     bits = int(found[1], 16) if found else 0
-    return tuple(
-        f"CAP_{CAPABILITIES[bit] if bit < len(CAPABILITIES) else bit}"
-        for bit in range(bits.bit_length())
-        if bits >> bit & 1
-    )
+    return tuple(name_of(bit) for bit in range(bits.bit_length()) if bits >> bit & 1)
 
 
 def parse_release(release: str) -> tuple[int, int]:

@@ -1,13 +1,19 @@
 """x0ctl as a process against a real server: what it prints and how it exits."""
 
 import asyncio
+import contextlib
+import fcntl
 import json
 import os
+import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +21,7 @@ import pytest
 from fakes.control import STRANGER_GID, Lab, run, running, until, x0ctl, x0ctl_as
 from fakes.views import incident
 from x0d.errors import ConfigInvalid, ConfigProblem, StorageFailed
+from x0d.mapek.model import Cause, IncidentState
 
 DAEMON = Path(__file__).parents[2] / "daemon"
 
@@ -42,6 +49,19 @@ def test_table_and_json(command: tuple[str, ...]) -> None:
             assert (0, "") == (as_json.code, as_json.err)
             assert table.out.strip()
             assert isinstance(json.loads(as_json.out), dict)
+
+    run(scene())
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_output_after_the_command(command: tuple[str, ...]) -> None:
+    """-o is taken after the command as before it."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            after = await x0ctl(lab, *command, "-o", "json")
+            assert (0, "") == (after.code, after.err)
+            assert isinstance(json.loads(after.out), dict)
 
     run(scene())
 
@@ -240,6 +260,67 @@ def test_watch_until_ctrl_c() -> None:
     run(scene())
 
 
+def test_watch_tells_nothing_twice() -> None:
+    """A change that a line does not show prints no line; the next one that it shows does."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            process = await start_watch(lab)
+            assert process.stdout is not None
+            lines = [await process.stdout.readline()]
+            opened = incident(4, IncidentState.OPEN)
+            lab.incidents.publish(replace(opened, evidence=()))
+            lab.incidents.publish(incident(5))
+            lab.incidents.publish(opened)
+            lab.incidents.publish(incident(4))
+            lines += [await process.stdout.readline() for _ in range(2)]
+            process.send_signal(signal.SIGINT)
+            rest, _ = await process.communicate()
+            told = [(line.split()[2], line.split()[3]) for line in lines]
+            expected = [(b"n1-n2.5c1e:4", b"open"), (b"n1-n2.5c1e:5", b"closed"), (b"n1-n2.5c1e:4", b"closed")]
+            assert (expected, b"") == (told, rest)
+
+    run(scene())
+
+
+def on_a_terminal(lab: Lab, columns: int, *arguments: str) -> list[str]:
+    """Lines that x0ctl prints on a terminal of so many columns, without its colours."""
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    command = [sys.executable, "-m", "x0ctl", "--endpoint", lab.endpoint, *arguments]
+    kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
+    environment = {**kept, "PYTHONPATH": str(DAEMON), "TERM": "xterm"}
+    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        printed = b""
+        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+            while some := os.read(ours, 4096):
+                printed += some
+        os.close(ours)
+        assert 0 == process.wait(10), printed
+    return re.sub(r"\x1b\[[0-9;]*m", "", printed.decode()).splitlines()
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 140, 200])
+def test_terminals_break_no_value(columns: int) -> None:
+    """On a terminal of any width ids, causes, states and times stay whole, and no line is wider than it."""
+    long = replace(incident(9, padding=" and so on" * 20), cause=Cause.CONTROL_PLANE_GONE)
+    whole = (str(long.id), "closed", "control_plane_gone", "2023-11-1", ".000")
+
+    async def scene() -> None:
+        async with running() as lab:
+            lab.incidents.publish(long)
+            lines = await asyncio.to_thread(on_a_terminal, lab, columns, "incident", "list")
+            assert [] == [line for line in lines if len(line.rstrip()) > columns]
+            text = "\n".join(lines)
+            assert [] == [value for value in whole if value not in text]
+            assert 20 == len(re.findall(r"\bon\b", text))
+            links = "\n".join(await asyncio.to_thread(on_a_terminal, lab, columns, "link", "list"))
+            assert [] == [value for value in ("n1-n2.5c1e", "eth1", "up", "1 min 1 s") if value not in links]
+
+    run(scene())
+
+
 def test_watch_of_a_daemon_that_stops() -> None:
     """A watch ends as unreachable when the daemon stops."""
 
@@ -261,7 +342,7 @@ def test_doctor_of_the_daemon() -> None:
         async with running() as lab:
             finished = await x0ctl(lab, "doctor")
             assert 1 == finished.code
-            assert "The running x0d: kernel 6.18.0, uid 0, cap_bpf" in finished.out
+            assert "The running x0d: kernel 6.18.0, uid 0, capabilities: cap_bpf" in finished.out
 
     run(scene())
 
