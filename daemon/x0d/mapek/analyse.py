@@ -2,7 +2,8 @@
 
 A sign is what one node saw of one link.  Alone it cannot tell a dead link from a dead node: both
 leave probes unanswered.  The other neighbours decide.  While any of them still reaches the node, only
-the link died; once no usable link leads to it, the node is gone.  A silent daemon is told from both
+the link died; once no usable link leads to it, the node is gone: unreachable from here, whether it is dead
+or cut off with others.  A silent daemon is told from both
 by the kernel, which answers probes without it.  Each diagnosis names the evidence it rests on, and
 says so where the evidence cannot tell two causes apart.
 """
@@ -39,6 +40,8 @@ STATE_IN_WORDS = {
     AdjacencyState.CONTROL_GONE: "up with a silent daemon at its other end",
     AdjacencyState.TRANSIT_LAST: "up with a silent daemon at its other end",
 }
+ANNOUNCED_STOP = "announced_stop"
+"""Kind of a silence that was planned: the daemon had flooded that nothing should pass through its node."""
 KIND_IN_WORDS = {
     "probes_unanswered": "probes over {link} are unanswered while its carrier is up",
     "carrier_lost": "the carrier of {link} is lost",
@@ -178,11 +181,11 @@ def _node_gone(sign: Sign, gone: str, topology: Topology) -> str:
     if down:
         return (
             f"{_seen(sign)}; {down} is down as well and no usable link leads to {gone} any more, "
-            "so the node is gone and not one link."
+            "so not one link died: the node is unreachable from here, dead or cut off."
         )
     return (
-        f"{_seen(sign)}; no usable link leads to {gone} any more, so the node counts as gone: it has no other "
-        "link that could tell a dead link from a dead node."
+        f"{_seen(sign)}; no usable link leads to {gone} any more, so the node is unreachable from here: it has no "
+        "other link that could tell a dead link from a dead node."
     )
 
 
@@ -191,6 +194,12 @@ def _degraded(sign: Sign) -> str:
 
 
 def _control_gone(sign: Sign) -> str:
+    if sign.kind == ANNOUNCED_STOP:
+        return (
+            f"{other_end(sign.link, sign.seen_by)} announced its stop; its data plane still forwards and answers "
+            f"probes over {sign.link}, so routes stay as they are where no other way leads on, and it carries transit "
+            "last until its daemon is back."
+        )
     return (
         f"{_seen(sign)}; its data plane still forwards, so routes stay as they are and it carries transit last "
         "once the topology changes."

@@ -40,7 +40,13 @@ class Case:
     link: LinkKey | None
     """None for an incident of an earlier life whose link is not configured (any more)."""
     sign: Sign | None = None
-    """The gravest sign so far; None for an incident of an earlier life."""
+    """The gravest sign that stands; None for an incident of an earlier life."""
+    own: Sign | None = None
+    """The gravest sign of this node's own detector; None while only peers speak."""
+    gone: str | None = None
+    """The node that was found gone, until it is reachable again."""
+    is_gone_heard: bool = False
+    """The gone node spoke, or a link of it was called up; without, its record may only have aged out."""
     fault_at_ns: int | None = None
     """Last sign that the link worked; for an observer, when it first heard.  None: before this life."""
     detected_at_ns: int | None = None
@@ -145,21 +151,31 @@ class ReportBook:
         if report.state is AdjacencyState.DOWN:
             self._down_at_ns.pop(report.link, None)
             self._down_at_ns[report.link] = report.at_ns
+        elif all(known.state is not AdjacencyState.DOWN for known in self.of(report.link, report.generation)):
+            self._down_at_ns.pop(report.link, None)
         if len(self._down_at_ns) > REPORTS_MAX:
             del self._down_at_ns[next(iter(self._down_at_ns))]
 
     def remove(self, report: PeerReport) -> None:
-        """Forget what an end reported of this incident, since it takes it back."""
-        key = (report.link, report.generation)
-        by_reporter = self._reports.get(key, {})
-        by_reporter.pop(report.reporter, None)
-        if not by_reporter:
-            self._reports.pop(key, None)
+        """Forget what an end reported of this incident and of earlier ones, since it takes it back."""
+        past = [key for key in self._reports if key[0] == report.link and key[1] <= report.generation]
+        for key in past:
+            self._reports[key].pop(report.reporter, None)
+            if not self._reports[key]:
+                del self._reports[key]
+        if not any(key in self._reports for key in past):
             self._down_at_ns.pop(report.link, None)
 
     def of(self, link: LinkKey, generation: int) -> tuple[PeerReport, ...]:
         """Reports about an incident, earliest first."""
         return tuple(sorted(self._reports.get((link, generation), {}).values(), key=lambda report: report.at_ns))
+
+    def newest(self) -> dict[LinkKey, int]:
+        """The highest generation that was reported of each link."""
+        found: dict[LinkKey, int] = {}
+        for link, generation in self._reports:
+            found[link] = max(generation, found.get(link, 0))
+        return found
 
     def down_since(self, since_ns: int) -> frozenset[LinkKey]:
         """Links that an end has called down at or after an instant."""

@@ -23,8 +23,8 @@ class LinkSymptom:
     state: LinkState
     """DOWN, DEGRADED or CONTROL_GONE."""
     kind: str
-    """``probes_unanswered``, ``carrier_lost``, ``interface_gone``, ``loss``, ``control_silent``
-    or ``peer_reported``."""
+    """``probes_unanswered``, ``carrier_lost``, ``interface_gone``, ``loss``, ``control_silent``,
+    ``announced_stop`` (silent, and it had flooded that it stops) or ``peer_reported``."""
     detail: str
     fault_at_ns: int
     """Last sign that the link worked: kernel stamp of the last reply, or the carrier event."""

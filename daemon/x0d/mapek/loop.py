@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 
 from x0d.mapek import incident as life
 from x0d.mapek import treatment
-from x0d.mapek.analyse import Sign, Topology, diagnose, gravest, reported, sign_of_report, sign_of_symptom
+from x0d.mapek.analyse import Sign, Topology, diagnose, gone_node, gravest, reported, sign_of_report, sign_of_symptom
 from x0d.mapek.case import Case, CaseBook, ReportBook, Stage
 from x0d.mapek.events import (
     ActionEnded,
@@ -131,6 +131,8 @@ class Loop:
                 return
             case = self._open(incident_id, sign, Role.END, event.fault_at_ns, event.detected_at_ns, moment)
         self._add_evidence(case, moment, event.detected_at_ns, event.kind, event.detail)
+        if case.own is None or sign.state > case.own.state:
+            case.own = sign
         if not case.is_open:
             return
         self._sharpen(case, sign, moment)
@@ -145,12 +147,11 @@ class Loop:
         if event.reporter == self._node or event.reporter not in (event.link.node_a, event.link.node_b):
             return
         sign = sign_of_report(event)
+        self._hear((event.reporter,) if sign is not None else (event.link.node_a, event.link.node_b))
         incident_id = IncidentId.of(event.link, event.generation)
         case = self._cases.get(incident_id)
         if sign is None:
-            self._reports.remove(event)
-            if case is not None and case.is_end and case.sign is not None and case.sign.seen_by == event.reporter:
-                treatment.close(case, self._journal, moment, Trigger.RECOVERED, f"{event.reporter} reports it up")
+            self._taken_back(event, moment)
             return
         self._reports.add(event)
         if case is None and self._is_ours(event.link):
@@ -161,14 +162,48 @@ class Loop:
         if case is None:
             return
         self._add_evidence(case, moment, event.at_ns, sign.kind, sign.detail)
-        if case.is_open:
+        known = case.sign
+        if known is not None and known.seen_by == event.reporter and sign.state < known.state:
+            self._reweigh(case, event.link, moment)
+        elif case.is_open:
             self._sharpen(case, sign, moment)
+        if case.is_open:
             self._replay_early(case, moment)
+
+    def _taken_back(self, event: PeerReport, moment: Moment) -> None:
+        """End what rests on an end's report that it takes back; an observer's, once no end reports it any more."""
+        self._reports.remove(event)
+        detail = f"{event.reporter} reports it up"
+        for case in self._cases.of_link(event.link):
+            generation = case.incident.id.generation
+            if generation > event.generation or case.sign is None or case.has_recovered:
+                continue
+            still_reported = bool(self._reports.of(event.link, generation))
+            if case.is_end and case.sign.seen_by == event.reporter and generation == event.generation:
+                treatment.close(case, self._journal, moment, Trigger.RECOVERED, detail)
+                case.has_recovered = case.own is None
+            elif not case.is_end and not still_reported:
+                case.has_recovered = True
+                if generation == event.generation:
+                    self._add_evidence(case, moment, event.at_ns, "link_returned", detail)
+                treatment.close(case, self._journal, moment, Trigger.RECOVERED, detail)
+
+    def _reweigh(self, case: Case, link: LinkKey, moment: Moment) -> None:
+        """Let a peer's newer and less grave report of the same incident replace its earlier one."""
+        if not self._is_revisable(case, moment):
+            return
+        reported_now = gravest(self._reports.of(link, case.incident.id.generation))
+        signs = [sign for sign in (case.own, reported_now) if sign is not None]
+        case.sign = max(signs, key=lambda sign: sign.state, default=case.sign)
+        self._explain(case, moment)
+        if case.own is not None:
+            self._apply_remedy(case, link, moment)
 
     def _on_recovered(self, event: LinkRecovered, moment: Moment) -> None:
         cases = self._cases.of_link(event.link)
         if not cases or not self._is_ours(event.link):
             return
+        self._hear((event.link.node_a, event.link.node_b))
         self._add_evidence(cases[-1], moment, event.at_ns, "link_returned", event.detail)
         for case in cases:
             case.has_recovered = True
@@ -178,12 +213,38 @@ class Loop:
     def _on_topology(self, event: TopologySeen, moment: Moment) -> None:
         self._isolated = event.isolated
         topology = self._topology(moment)
+        newest = self._newest()
         for case in self._cases:
-            if case.sign is None or case.sign.state is not AdjacencyState.DOWN or case.has_recovered:
-                continue
-            fresh = case.detected_at_ns is not None and moment.now_ns - case.detected_at_ns <= CORRELATE_NS
-            if case.is_open or fresh:
+            if case.gone is not None and case.is_gone_heard and case.gone not in event.isolated:
+                self._add_evidence(
+                    case, moment, event.at_ns, "node_reachable", f"a usable link leads to {case.gone} again"
+                )
+                case.gone = None
+            is_final = case.incident.cause is Cause.NODE_GONE
+            if case.is_down and not is_final and self._is_revisable(case, moment, newest):
                 self._explain(case, moment, topology)
+
+    def _hear(self, nodes: tuple[str, ...]) -> None:
+        """Remember of nodes that were found gone that they live; whether they are reachable, the topology tells."""
+        for case in self._cases:
+            if case.gone in nodes:
+                case.is_gone_heard = True
+
+    def _newest(self) -> dict[LinkKey, int]:
+        """The highest generation known of each link, from cases and from peers."""
+        found = self._reports.newest()
+        for case in self._cases:
+            if case.link is not None:
+                found[case.link] = max(case.incident.id.generation, found.get(case.link, 0))
+        return found
+
+    def _is_revisable(self, case: Case, moment: Moment, newest: Mapping[LinkKey, int] | None = None) -> bool:
+        """Whether the cause may still be found anew: the latest incident of its link, not over, and open or fresh."""
+        newest = self._newest() if newest is None else newest
+        if case.has_recovered or (case.link is not None and newest.get(case.link, 0) > case.incident.id.generation):
+            return False
+        fresh = case.detected_at_ns is not None and moment.now_ns - case.detected_at_ns <= CORRELATE_NS
+        return case.is_open or fresh
 
     # ---- answers and reroutes ----
 
@@ -274,7 +335,9 @@ class Loop:
         found = diagnose(sign, self._topology(moment))
         opened_at = moment.wall_ms(detected_at_ns)
         blank = Incident(incident_id, found.cause, "", IncidentState.OPEN, role, self._mode, opened_at)
-        case = Case(blank, sign.link, sign, fault_at_ns, detected_at_ns)
+        case = Case(blank, sign.link, sign, fault_at_ns=fault_at_ns, detected_at_ns=detected_at_ns)
+        if found.cause is Cause.NODE_GONE:
+            case.gone, case.is_gone_heard = gone_node(sign, self._topology(moment)), False
         if sign.state is AdjacencyState.DOWN:
             case.held_until_ns = moment.now_ns + HOLD_NS
         if sign.state is AdjacencyState.DOWN or sign.seen_by != self._node:
@@ -334,8 +397,10 @@ class Loop:
 
     def _explain(self, case: Case, moment: Moment, topology: Topology | None = None) -> None:
         before = case.incident.cause
-        treatment.write_explanation(case, self._journal, topology or self._topology(moment))
-        if case.incident.cause is Cause.NODE_GONE and before is not Cause.NODE_GONE:
+        topology = topology or self._topology(moment)
+        treatment.write_explanation(case, self._journal, topology)
+        if case.incident.cause is Cause.NODE_GONE and before is not Cause.NODE_GONE and case.sign is not None:
+            case.gone, case.is_gone_heard = gone_node(case.sign, topology), False
             self._add_evidence(case, moment, moment.now_ns, "node_isolated", "no usable link leads to the node")
 
     def _topology(self, moment: Moment) -> Topology:
