@@ -13,7 +13,7 @@ from x0d.mesh.codec import Message, StatePart, Version, encode, encode_body, enc
 from x0d.mesh.database import Database
 from x0d.mesh.flooding import RECORDS_PER_TURN_MAX, Flooding
 from x0d.mesh.model import Adjacency, AdjacencyState, LinkKey, LinkStateRecord
-from x0d.mesh.node import ControlGone, LinkPort, MeshNode, MeshTimers, NodeSeen, PeerReported
+from x0d.mesh.node import INCARNATION_AHEAD_MAX_NS, ControlGone, LinkPort, MeshNode, MeshTimers, NodeSeen, PeerReported
 
 TIMERS = MeshTimers()
 
@@ -258,3 +258,16 @@ def test_flooding_takes_turns() -> None:
     turns = [flooding.due(ms / 1000) for ms in range(40)]
     assert [RECORDS_PER_TURN_MAX] * 3 + [8] == [len(turn) for turn in turns if turn]
     assert 200 == len({origin for turn in turns for _, origin in turn})
+
+
+def test_incarnation_far_ahead_is_refused() -> None:
+    """A forged record cannot take the last version there is: decades ahead is refused, and the bound moves."""
+    pair = Pair()
+    n2 = pair.nodes["n2"]
+    for origin in ("n1", "n2", "n9"):
+        ahead = 2000 + INCARNATION_AHEAD_MAX_NS + 2 * 10**9
+        body = encode_body(LinkStateRecord(origin, ahead, 7, False, (prefix(origin),), ()))
+        (forged,) = encode_state("n1", Version(origin, ahead, 7), 0, body)
+        with pytest.raises(InvalidInput, match="80 years ahead"):
+            n2.receive(1.0, pair.key, forged)
+        n2.receive(3.0, pair.key, forged)

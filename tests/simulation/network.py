@@ -56,6 +56,7 @@ class Daemon:
     detectors: dict[LinkKey, Detector] = field(default_factory=dict)
     sequence: dict[LinkKey, int] = field(default_factory=dict)
     ticking: float = float("inf")
+    has_installed: bool = False
 
 
 class Network:
@@ -78,7 +79,7 @@ class Network:
         self.wires: dict[tuple[str, str], Wire] = {}
         self.ends: dict[str, dict[LinkKey, End]] = {}
         self.daemons: dict[str, Daemon] = {}
-        self.kernel_routes: dict[str, dict[object, MeshRoute]] = {}
+        self.kernel_routes: dict[str, dict[Prefix, MeshRoute]] = {}
         self.events: list[tuple[float, str, MeshEvent]] = []
         self.downs: list[tuple[float, str, LinkKey, int]] = []
         self.installs: list[tuple[float, str, int]] = []
@@ -216,9 +217,11 @@ class Network:
             if self.wires[(name, peer)].passes(self.rng):
                 delay_s = DELAY_S * (0.5 + self.rng.random())
                 self.at(delay_s, partial(self._deliver, peer, key, datagram))
-        if ready.routes_changed:
-            self.kernel_routes[name] = {route.prefix: route for route in daemon.mesh.routes()}
-            self.installs.append((self.now_s, name, len(daemon.mesh.routes())))
+        routes = {route.prefix: route for route in daemon.mesh.routes()} if ready.routes_changed else {}
+        if ready.routes_changed and (routes != self.kernel_routes.get(name) or not daemon.has_installed):
+            daemon.has_installed = True
+            self.kernel_routes[name] = routes
+            self.installs.append((self.now_s, name, len(routes)))
         self.events += [(self.now_s, name, event) for event in ready.events]
         next_s = max(daemon.mesh.next_tick_s, self.now_s + 0.0001)
         if next_s < daemon.ticking:

@@ -93,10 +93,11 @@ MeshEvent = ControlGone | ControlBack | PeerReported | NodeSeen | NodeGone | Nam
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a turn brought: send the datagrams, install ``routes()`` if they changed, handle the events."""
+    """What a turn brought: send the datagrams, ask for ``routes()`` if they may have changed, handle the events."""
 
     datagrams: tuple[tuple[LinkKey, bytes], ...]
     routes_changed: bool
+    """What they are computed from has changed; they are computed when asked for, once for many datagrams."""
     events: tuple[MeshEvent, ...]
 
 
