@@ -77,16 +77,22 @@ def test_whole_file() -> None:
         ("[node]\n", "node.name", "missing"),
         ('[node]\nname = "n1"\n', "node.address", "missing"),
         ("node = 3\n", "node", "table"),
-        (NODE + "[nodes]\n", "nodes", 'did you mean "node"?'),
+        (NODE + "[nodes]\n", "nodes", 'unknown key (did you mean "node"?). Allowed: cluster,'),
+        (NODE + "[zebra]\n", "zebra", "unknown key. Allowed: cluster,"),
         (NODE + "[mesh]\nprobe_interval = 5\n", "mesh.probe_interval", "probe_interval_ms"),
         (NODE + "[mesh]\nprobe_interval_ms = 5.0\n", "mesh.probe_interval_ms", "whole number from 5 to 10000"),
         (NODE + "[mesh]\nprobe_interval_ms = true\n", "mesh.probe_interval_ms", "is true"),
         (NODE + "[mesh]\nprobe_miss_limit = 21\n", "mesh.probe_miss_limit", "from 2 to 20"),
         (NODE + "[mesh]\ninstall_routes = 1\n", "mesh.install_routes", "true or false"),
         (NODE + '[mesh]\ninterfaces = "eth0"\n', "mesh.interfaces", "array"),
-        (NODE + '[mesh]\ninterfaces = ["a-name-too-long-0"]\n', "mesh.interfaces", "array of interface names"),
-        (NODE + '[mesh]\ninterfaces = ["eth0", "eth0"]\n', "mesh.interfaces", "twice"),
-        (NODE + '[mesh]\nannounce = ["192.0.2.1/24"]\n', "mesh.announce", "host bits zero"),
+        (NODE + '[mesh]\ninterfaces = ["a-name-too-long-0"]\n', "mesh.interfaces[0]", "at most 15 bytes"),
+        (NODE + '[mesh]\ninterfaces = ["eth0", "lo"]\n', "mesh.interfaces[1]", "other than lo"),
+        (NODE + '[mesh]\ninterfaces = ["eth0", 3]\n', "mesh.interfaces[1]", "is 3"),
+        (NODE + NEIGHBOUR.replace("eth1", "lo"), "mesh.neighbours[0].interface", "other than lo"),
+        (NODE + '[mesh]\ninterfaces = ["eth0", "eth0"]\n', "mesh.interfaces[1]", "also interfaces[0]"),
+        (NODE + '[mesh]\nannounce = ["192.0.2.1/24"]\n', "mesh.announce[0]", "host bits zero"),
+        (NODE + '[mesh]\nannounce = ["192.0.2.0/24", "x"]\n', "mesh.announce[1]", "is 'x'"),
+        (NODE + '[mesh]\nannounce = "192.0.2.0/24"\n', "mesh.announce", "array"),
         (NODE + '[mesh]\nannounce = ["10.255.0.1/32"]\n', "mesh.announce[0]", "also node.address"),
         (NODE + "[mesh]\nneighbours = 3\n", "mesh.neighbours", "[[mesh.neighbours]]"),
         (NODE + "[[mesh.neighbours]]\n", "mesh.neighbours[0].node", "missing"),
@@ -123,6 +129,29 @@ def test_every_problem_at_once() -> None:
     """One reading tells all that is wrong."""
     told = problems("[node]\n[mesh]\nprobe_interval_ms = 0\n[log]\nlevel = 1\ncolour = 2\n")
     assert {"node.name", "node.address", "mesh.probe_interval_ms", "log.level", "log.colour"} == set(told)
+
+
+def test_a_mistake_hides_no_other() -> None:
+    """Values that are good are compared even where others are refused; what was refused is not compared."""
+    told = problems(
+        NODE
+        + '[mesh]\nannounce = ["x", "192.0.2.0/24", "192.0.2.0/24", "192.0.2.1/32"]\n'
+        + NEIGHBOUR.replace("n2", "n1")
+        + "cost = 0\n"
+        + NEIGHBOUR.replace("fe80::2", "192.0.2.1")
+        + NEIGHBOUR.replace("fe80::2", "nonsense").replace("n2", "n3")
+        + NEIGHBOUR.replace("n2", "n4")
+    )
+    expected = {
+        "mesh.announce[0]": "is 'x'",
+        "mesh.announce[2]": "also mesh.announce[1]",
+        "mesh.neighbours[0].node": "this node itself",
+        "mesh.neighbours[0].cost": "from 1 to 65535",
+        "mesh.neighbours[2].address": "is 'nonsense'",
+        "mesh.neighbours[3].address": "duplicate address",
+    }
+    assert set(expected) == set(told)
+    assert [] == [key for key, words in expected.items() if words not in told[key]]
 
 
 @pytest.mark.parametrize(

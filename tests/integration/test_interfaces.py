@@ -46,16 +46,18 @@ def test_foreign_program(pair: Pair) -> None:
 @pytest.mark.parametrize("allowed", [False, True])
 def test_generic_mode(pair: Pair, *, allowed: bool) -> None:
     """Where a driver has no native XDP, generic mode is used if the file allows it; each refused mode is reported."""
-    pair.n1.write({"mesh": {"interfaces": ["lo", "e1"]}, "ebpf": {"allow_skb_mode": allowed}})
+    pair.n1.place.ip("link add br0 type bridge")  # has no native mode
+    pair.n1.place.ip("link set br0 up")
+    pair.n1.write({"mesh": {"interfaces": ["br0", "e1"]}, "ebpf": {"allow_skb_mode": allowed}})
     with pair.n1.living() as life:
-        loopback = life.interface("lo")
-        assert ("attached", "skb") == (loopback.state, loopback.mode) if allowed else "blocked" == loopback.state
+        bridge = life.interface("br0")
+        assert ("attached", "skb") == (bridge.state, bridge.mode) if allowed else "blocked" == bridge.state
         assert "native" == life.interface("e1").mode
         if allowed:
-            assert {"native", "native+frags"} == {refused.mode for refused in loopback.refused_modes}
-            assert all(refused.errno for refused in loopback.refused_modes)
+            assert {"native", "native+frags"} == {refused.mode for refused in bridge.refused_modes}
+            assert all(refused.errno for refused in bridge.refused_modes)
         else:
-            assert "ebpf.allow_skb_mode" in loopback.blocked_reason
+            assert "ebpf.allow_skb_mode" in bridge.blocked_reason
 
 
 def test_link_made_again(pair: Pair) -> None:

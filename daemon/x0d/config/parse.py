@@ -8,7 +8,6 @@ available.
 
 import tomllib
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from x0d.config.model import (
@@ -24,7 +23,7 @@ from x0d.config.model import (
     NeighbourConfig,
     NodeConfig,
 )
-from x0d.config.reader import Section, check_name
+from x0d.config.reader import PREFIX_DEFAULT, Section
 from x0d.errors import ConfigInvalid, ConfigProblem
 from x0d.mesh.model import Address, Prefix
 
@@ -73,15 +72,15 @@ def parse(document: Mapping[str, object], file: Path) -> Config:
         log=_log(root.table("log")),
     )
     root.finish()
-    if not problems:  # a value that was refused has been replaced by a default: nothing to compare
-        _check_whole(config, problems)
+    _check_announced(config, problems)
+    _check_neighbours(config, problems)
     if problems:
         raise ConfigInvalid(str(file), tuple(problems))
     return config
 
 
 def _node(section: Section) -> NodeConfig:
-    default = NodeConfig(name="x", address=ip_network("192.0.2.1/32"))
+    default = NodeConfig(name="x", address=PREFIX_DEFAULT)
     config = NodeConfig(
         name=section.name("name"),
         address=section.prefix("address", default.address),
@@ -216,36 +215,40 @@ def _log(section: Section) -> LogConfig:
     return config
 
 
-def _check_whole(config: Config, problems: list[ConfigProblem]) -> None:
-    """Check what one section alone cannot know."""
-    prefixes: dict[IPv4Network | IPv6Network, str] = {config.node.address: "node.address"}
+def _check_announced(config: Config, problems: list[ConfigProblem]) -> None:
+    """Refuse a prefix that is announced twice, or is the node's own address; refused values are not compared."""
+    refused = {problem.key for problem in problems}
+    prefixes: dict[Prefix, str] = {}
+    if "node.address" not in refused:
+        prefixes[config.node.address] = "node.address"
     for index, prefix in enumerate(config.mesh.announce):
         key = f"mesh.announce[{index}]"
+        if key in refused:
+            continue
         if prefix in prefixes:
             problems.append(ConfigProblem(key, f"{prefix} is also {prefixes[prefix]}"))
         prefixes.setdefault(prefix, key)
+
+
+def _check_neighbours(config: Config, problems: list[ConfigProblem]) -> None:
+    """Refuse this node as its own neighbour, and neighbours given twice; refused values are not compared."""
+    refused = {problem.key for problem in problems}
     names: dict[tuple[str, str], str] = {}
     addresses: dict[tuple[str, Address], str] = {}
     for index, neighbour in enumerate(config.mesh.neighbours):
         key = f"mesh.neighbours[{index}]"
-        if neighbour.node == config.node.name and check_name(neighbour.node):
-            problems.append(ConfigProblem(f"{key}.node", f'"{neighbour.node}" is this node itself'))
-        if neighbour.address == config.node.address.network_address:
-            problems.append(ConfigProblem(f"{key}.address", f"{neighbour.address} is this node's own address"))
-        by_name, by_address = (neighbour.node, neighbour.interface), (neighbour.interface, neighbour.address)
-        if by_name in names:
-            problems.append(
-                ConfigProblem(
-                    f"{key}.node",
-                    f'"{neighbour.node}" on {neighbour.interface} is also {names[by_name]}: duplicate node',
-                )
-            )
-        if by_address in addresses:
-            problems.append(
-                ConfigProblem(
-                    f"{key}.address",
-                    f"{neighbour.address} on {neighbour.interface} is also {addresses[by_address]}: duplicate address",
-                )
-            )
-        names.setdefault(by_name, key)
-        addresses.setdefault(by_address, key)
+        on, node, address = (f"{key}.{field}" for field in ("interface", "node", "address"))
+        if refused.isdisjoint({node, "node.name"}) and neighbour.node == config.node.name:
+            problems.append(ConfigProblem(node, f'"{neighbour.node}" is this node itself'))
+        if refused.isdisjoint({address, "node.address"}) and neighbour.address == config.node.address.network_address:
+            problems.append(ConfigProblem(address, f"{neighbour.address} is this node's own address"))
+        if refused.isdisjoint({on, node}):
+            first = names.setdefault((neighbour.node, neighbour.interface), key)
+            if first != key:
+                text = f'"{neighbour.node}" on {neighbour.interface} is also {first}: duplicate node'
+                problems.append(ConfigProblem(node, text))
+        if refused.isdisjoint({on, address}):
+            first = addresses.setdefault((neighbour.interface, neighbour.address), key)
+            if first != key:
+                text = f"{neighbour.address} on {neighbour.interface} is also {first}: duplicate address"
+                problems.append(ConfigProblem(address, text))

@@ -16,6 +16,8 @@ from x0d.mesh.model import Address, Prefix
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 INTERFACE = re.compile(r"[^/\s:]{1,15}")  # IFNAMSIZ less the NUL; the kernel refuses / : and spaces
+INTERFACE_FORM = "the name of an interface other than lo, at most 15 bytes without / : and spaces"
+PREFIX_DEFAULT = ip_network("192.0.2.1/32")
 MISSING = object()
 
 
@@ -35,15 +37,15 @@ class Section:
 
     def problem(self, key: str, reason: str) -> None:
         """Note a problem of a key of this table."""
-        self._problems.append(ConfigProblem(f"{self._path}.{key}" if self._path else key, reason))
+        self._problems.append(ConfigProblem(self._join(key), reason))
 
     def finish(self) -> None:
         """Note every key that was never asked for."""
         for key in self._table:
             if key not in self._known:
                 close = difflib.get_close_matches(key, self._known, n=1)
-                hint = f'; did you mean "{close[0]}"?' if close else ""
-                self.problem(key, f"unknown key{hint} Allowed: {', '.join(sorted(self._known))}")
+                hint = f' (did you mean "{close[0]}"?)' if close else ""
+                self.problem(key, f"unknown key{hint}. Allowed: {', '.join(sorted(self._known))}")
 
     def _take(self, key: str) -> object:
         self._known.append(key)
@@ -179,12 +181,12 @@ class Section:
     def interface(self, key: str) -> str:
         """An interface's name; required."""
         value = self._take(key)
-        if isinstance(value, str) and INTERFACE.fullmatch(value):
+        if isinstance(value, str) and _is_mesh_interface(value):
             return value
         if value is MISSING:
             self.problem(key, "is missing; give the interface that leads to the neighbour")
         else:
-            self._wrong(key, value, "an interface's name, at most 15 bytes")
+            self._wrong(key, value, INTERFACE_FORM)
         return "invalid"
 
     def interfaces(self, key: str) -> tuple[str, ...]:
@@ -192,12 +194,18 @@ class Section:
         value = self._take(key)
         if value is MISSING:
             return ()
-        if isinstance(value, list) and all(isinstance(item, str) and INTERFACE.fullmatch(item) for item in value):
-            if len(set(value)) != len(value):
-                self.problem(key, "names an interface twice")
-            return tuple(dict.fromkeys(value))
-        self._wrong(key, value, "an array of interface names")
-        return ()
+        if not isinstance(value, list):
+            self._wrong(key, value, "an array of interface names")
+            return ()
+        found: dict[str, int] = {}
+        for index, item in enumerate(value):
+            if not isinstance(item, str) or not _is_mesh_interface(item):
+                self._wrong(f"{key}[{index}]", item, INTERFACE_FORM)
+            elif item in found:
+                self.problem(f"{key}[{index}]", f'"{item}" is also {key}[{found[item]}]; name it once')
+            else:
+                found[item] = index
+        return tuple(found)
 
     def prefix(self, key: str, default: Prefix) -> Prefix:
         """An address with its prefix length; required."""
@@ -212,16 +220,25 @@ class Section:
         return prefix
 
     def prefixes(self, key: str, count_max: int) -> tuple[Prefix, ...]:
-        """An array of prefixes."""
+        """An array of prefixes; a default in place of each that is refused, so that indexes stay."""
         value = self._take(key)
         if value is MISSING:
             return ()
-        prefixes = [_prefix(item) for item in value] if isinstance(value, list) else [None]
-        found = tuple(prefix for prefix in prefixes if prefix is not None)
-        if len(found) != len(prefixes) or len(found) > count_max:
-            self._wrong(key, value, f'an array of at most {count_max} networks such as "192.0.2.0/24", host bits zero')
+        if not isinstance(value, list):
+            self._wrong(key, value, f'an array of at most {count_max} networks such as "192.0.2.0/24"')
             return ()
-        return found
+        if len(value) > count_max:
+            self.problem(key, f"has {len(value)} entries; allowed: at most {count_max}")
+        prefixes = [_prefix(item) for item in value]
+        for index, (item, prefix) in enumerate(zip(value, prefixes, strict=True)):
+            if prefix is None:
+                self._wrong(f"{key}[{index}]", item, 'a network such as "192.0.2.0/24", host bits zero')
+        return tuple(prefix or PREFIX_DEFAULT for prefix in prefixes)
+
+
+def _is_mesh_interface(name: str) -> bool:
+    """Whether an interface of this name can lead to a neighbour: the loopback device leads nowhere."""
+    return INTERFACE.fullmatch(name) is not None and name != "lo"
 
 
 def _address(value: str) -> Address | None:
