@@ -3,6 +3,28 @@
 from x0ctl.output import clean, instant, print_fields, print_line
 from x0d.v1.incident_pb2 import Incident
 
+ORIGINS = {
+    "loss": "the link was last without a loss",
+    "control_silent": "the last sign of the daemon at the other end",
+    "announced_stop": "the last sign of the daemon at the other end",
+}
+"""What an end's steps count from, by the evidence of its own detector; else the last sign that the link worked."""
+
+
+def _origin(incident: Incident) -> str:
+    """Name the instant that the steps count from."""
+    if incident.role == "observer":
+        return "the first report of it reached this node"
+    kinds = {evidence.kind for evidence in incident.evidence}
+    return next((text for kind, text in ORIGINS.items() if kind in kinds), "the last sign that the link worked")
+
+
+def _packets_lost(incident: Incident) -> str:
+    """Bound the loss: packets handed over within a probe interval before the fault may have arrived."""
+    if not incident.packets_lost:
+        return "0"
+    return f"at most {incident.packets_lost} (it counts from up to one probe interval before the fault)"
+
 
 def print_incident(incident: Incident) -> None:
     """Print what was seen, when each step was done after the fault, and what it cost."""
@@ -15,13 +37,13 @@ def print_incident(incident: Incident) -> None:
             ("healing", incident.healing_mode),
             ("opened", instant(incident.opened_at_unix_ms)),
             ("closed", instant(incident.closed_at_unix_ms)),
-            ("packets lost", incident.packets_lost),
+            ("packets lost", _packets_lost(incident)),
             ("probes lost", incident.probes_lost),
         ]
     )
     print_line(f"\n{clean(incident.explanation)}")
     if incident.steps:
-        print_line("\nTimeline, ms since the last sign that the link worked")
+        print_line(f"\nTimeline, ms since {_origin(incident)}")
         for step in incident.steps:
             print_line(
                 f"  {step.since_fault_ms:10.1f}  {clean(step.step):<8}took {step.duration_ms:.1f} ms  "

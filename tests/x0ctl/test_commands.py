@@ -21,7 +21,7 @@ import pytest
 from fakes.control import STRANGER_GID, Lab, run, running, until, x0ctl, x0ctl_as
 from fakes.views import incident
 from x0d.errors import ConfigInvalid, ConfigProblem, StorageFailed
-from x0d.mapek.model import Cause, IncidentState
+from x0d.mapek.model import Cause, Evidence, IncidentState, Role
 
 DAEMON = Path(__file__).parents[2] / "daemon"
 
@@ -103,13 +103,39 @@ def test_timeline() -> None:
 
     lines = run(scene())
     expected = [
-        "packets lost 42",
+        "packets lost at most 42 (it counts from up to one probe interval before the fault)",
+        "Timeline, ms since the last sign that the link worked",
         "151.5 detect took 151.5 ms 3 probes",
         "153.0 act took 1.2 ms 1 nexthop change",
         "what nexthop 1 via fe80::3",
     ]
     assert expected == [line for line in lines if line in expected]
     assert any("probes_unanswered: last reply 152 ms ago" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("role", "kind", "said"),
+    [
+        (Role.OBSERVER, "peer_reported", "the first report of it reached this node"),
+        (Role.END, "peer_reported", "the last sign that the link worked"),
+        (Role.END, "carrier_lost", "the last sign that the link worked"),
+        (Role.END, "loss", "the link was last without a loss"),
+        (Role.END, "control_silent", "the last sign of the daemon at the other end"),
+        (Role.END, "announced_stop", "the last sign of the daemon at the other end"),
+    ],
+)
+def test_timeline_names_what_it_counts_from(role: Role, kind: str, said: str) -> None:
+    """The times of an incident are said to count from what they do count from."""
+
+    async def scene() -> str:
+        async with running() as lab:
+            told = Evidence(1_700_000_000_000, kind, "")
+            lab.incidents.publish(replace(incident(9), role=role, evidence=(told,), packets_lost=0))
+            return (await x0ctl(lab, "incident", "show", "n1-n2.5c1e:9")).out
+
+    lines = [" ".join(line.split()) for line in run(scene()).splitlines()]
+    assert f"Timeline, ms since {said}" in lines
+    assert "packets lost 0" in lines
 
 
 def test_control_characters_stay_out_of_the_terminal() -> None:
