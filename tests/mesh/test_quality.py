@@ -1,6 +1,7 @@
 """Link quality: which direction loses, how soon that is seen, and when it is over."""
 
 import random
+import re
 
 import pytest
 
@@ -118,3 +119,20 @@ def test_cut_is_the_detectors() -> None:
     link.peer = 0
     assert link.until_change(500) is None
     assert 0.0 == link.quality.loss_out
+
+
+@pytest.mark.parametrize("direction", ["out", "in"])
+def test_alarm_is_told_by_the_run_that_raised_it(direction: str) -> None:
+    """After many clean probes, 20 % loss is told of the probes since its first one, and the recovery by its length."""
+    link = Link(5)
+    for _ in range(500):
+        link.probe()
+    setattr(link, f"loss_{direction}", 0.2)
+    assert link.until_change(200) is not None
+    lost, probes = map(int, re.findall(r"\d+", link.quality.describe_alarm()))
+    assert f"{lost} of the last {probes} probes lost {direction}" == link.quality.describe_alarm()
+    assert 0.1 < lost / probes <= 0.5
+    setattr(link, f"loss_{direction}", 0.0)
+    assert link.until_change(400) is not None
+    assert "" == link.quality.describe_alarm()
+    assert 160 <= link.quality.probes_to_clean <= 162

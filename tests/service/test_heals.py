@@ -1,5 +1,6 @@
 """Whole nodes, joined by wires in memory and driven by one virtual clock, heal what is done to them."""
 
+import re
 from contextlib import AsyncExitStack
 
 import pytest
@@ -139,6 +140,9 @@ def test_lossy_link_is_costed_out_and_in_again() -> None:
 
     run_virtual(clock, scenario())
     assert {"loss"} == {symptom.kind for symptom in n1.told(LinkSymptom)}
+    losses = r"(\d+ of the last \d+ probes lost (out|in)( and )?)+"
+    assert all(re.fullmatch(losses, symptom.detail) for symptom in n1.told(LinkSymptom))
+    assert n1.told(LinkRecovered)[0].detail.startswith("clean again after 1")
 
 
 @pytest.mark.parametrize("daemon", ["n1", "n3"])
@@ -168,6 +172,30 @@ def test_daemon_that_dies_moves_no_route(daemon: str) -> None:
     assert ["control_silent"] == [symptom.kind for symptom in n2.told(LinkSymptom)]
     assert Cause.CONTROL_PLANE_GONE is n2.incidents()[0].cause
     assert 1 == len(n2.told(LinkRecovered))
+
+
+def test_stop_that_was_announced_is_explained_so() -> None:
+    """A daemon that floods its stop before it falls silent is no riddle: the incident says that it announced it."""
+    clock = FakeClock()
+    mesh = FakeMesh(clock, (("n1", "n2"), ("n2", "n3")))
+    n2, n3 = mesh.nodes["n2"], mesh.nodes["n3"]
+
+    async def scenario() -> None:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(mesh.nodes["n1"].alive())
+            await stack.enter_async_context(n2.alive())
+            async with n3.alive():
+                await until(mesh.in_step)
+                n3.mesh.announce_stop()
+                await passes(0.5)
+            await until(lambda: n2.unit("n3").state is LinkState.CONTROL_GONE)
+            await passes(1)
+
+    run_virtual(clock, scenario())
+    assert ["announced_stop"] == [symptom.kind for symptom in n2.told(LinkSymptom)]
+    incident = n2.incidents()[0]
+    assert Cause.CONTROL_PLANE_GONE is incident.cause
+    assert incident.explanation.startswith("n3 announced its stop; its data plane still forwards")
 
 
 def test_task_that_fails_ends_the_test() -> None:

@@ -48,6 +48,10 @@ class DirectionTest:
 
     def __init__(self) -> None:
         self.degraded = False
+        self.run_probes = self.run_lost = 0
+        """Since the first loss of the run that raised the alarm, or may yet: a run ends when its score is 0 again."""
+        self.clean_probes = 0
+        """Since the latest loss."""
         self._score = 0.0
         self._clean_at = ALARM
         self._relapses = 0
@@ -55,6 +59,11 @@ class DirectionTest:
 
     def feed(self, arrived: int, lost: int) -> bool:
         """Count probes; True when ``degraded`` changed.  A negative ``lost`` takes losses back (reordering)."""
+        if self._score == 0.0 and not self.degraded:
+            self.run_probes = self.run_lost = 0
+        self.run_probes += arrived + lost
+        self.run_lost += lost
+        self.clean_probes = 0 if lost > 0 else self.clean_probes + arrived
         if self.degraded:
             self._score = max(0.0, self._score + arrived * ARRIVED_WEIGHT - lost * LOST_WEIGHT)
             if self._score < self._clean_at:
@@ -90,6 +99,8 @@ class Quality:
         self._window: deque[tuple[int, int, int]] = deque()
         self._probes = self._lost_out = self._lost_in = 0
         self._changes: deque[QualityChange] = deque()
+        self.probes_to_clean = 0
+        """Probes without a loss when a direction was last found clean again."""
         self.rtt_ns = 0
         """Smoothed round trip, 1/8 of each new one; 0 before the first."""
 
@@ -102,6 +113,14 @@ class Quality:
     def degraded_directions(self) -> tuple[str, ...]:
         """``out``, ``in`` or both."""
         return tuple(name for name, test in self._tests.items() if test.degraded)
+
+    def describe_alarm(self) -> str:
+        """Say what raised the alarm: the losses of each degraded direction since the first of its run."""
+        return " and ".join(
+            f"{test.run_lost} of the last {test.run_probes} probes lost {name}"
+            for name, test in self._tests.items()
+            if test.degraded
+        )
 
     @property
     def loss_out(self) -> float:
@@ -142,9 +161,9 @@ class Quality:
         lost_out, lost_in = sent - arrived, arrived - replies
         self._remember(sent, lost_out, lost_in)
         if self._tests["out"].feed(max(0, arrived), lost_out):
-            self._changes.append(self._change("out", self.loss_out))
+            self._changed("out", self.loss_out)
         if self._tests["in"].feed(replies, lost_in):
-            self._changes.append(self._change("in", self.loss_in))
+            self._changed("in", self.loss_in)
 
     def _remember(self, sent: int, lost_out: int, lost_in: int) -> None:
         self._window.append((sent, lost_out, lost_in))
@@ -157,5 +176,8 @@ class Quality:
             self._lost_out -= old_out
             self._lost_in -= old_in
 
-    def _change(self, direction: str, loss: float) -> QualityChange:
-        return QualityChange(direction, self._tests[direction].degraded, loss, self._probes)
+    def _changed(self, direction: str, loss: float) -> None:
+        test = self._tests[direction]
+        if not test.degraded:
+            self.probes_to_clean = test.clean_probes
+        self._changes.append(QualityChange(direction, test.degraded, loss, self._probes))

@@ -167,10 +167,10 @@ class LinkUnit:
         return taken
 
     def describe_loss(self) -> str:
-        """Say how many of the latest probes were lost, in the directions that count as degraded or else in both."""
-        loss = {"out": self.quality.loss_out, "in": self.quality.loss_in}
-        directions = self.quality.degraded_directions or ("out", "in")
-        return " and ".join(f"{loss[direction]:.1%} of the probes lost {direction}" for direction in directions)
+        """Say what raised the alarm; once no direction loses any more, how long that has held."""
+        if self.quality.degraded:
+            return self.quality.describe_alarm()
+        return f"clean again after {self.quality.probes_to_clean} probes without loss"
 
 
 def local_address(interface: Interface, neighbour: Address) -> Address | None:

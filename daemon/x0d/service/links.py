@@ -50,6 +50,7 @@ class LinkService:
         alerts: Alerts,
         report: Callable[[Event], None],
         on_costs: Callable[[Mapping[LinkKey, int]], None],
+        has_open_incident: Callable[[LinkKey], bool],
     ) -> None:
         self._node = node
         self._timers = timers
@@ -64,6 +65,7 @@ class LinkService:
         self._alerts = alerts
         self._report = report
         self._on_costs = on_costs
+        self._has_open_incident = has_open_incident
         self.port_in_use: AddressUnavailable | None = None
         self._history = SentHistory()
         self.units = [LinkUnit(entry, timers, session, encode) for entry in entries]
@@ -183,6 +185,7 @@ class LinkService:
             return
         self._alerts.clear(unit.sockets_alert)
         unit.bind(binding)
+        unit.is_ailing = unit.is_ailing or self._has_open_incident(port.key)  # an earlier life may have left one
         unit.enter(LinkState.WAITING, "no probe answered yet", now_ns)
         self._mesh.put_link(port, binding.datagrams)
         self._tell_costs()
@@ -336,10 +339,14 @@ class LinkService:
                 return
             if unit.state is LinkState.DEGRADED:  # judged anew, as an incident of its own, once the daemon is back
                 self._mesh.link_clean(event.key)
-            unit.enter(LinkState.CONTROL_GONE, f"{unit.entry.node} answers probes and floods nothing", now_ns)
+            kind, reason = "control_silent", f"{unit.entry.node} answers probes and floods nothing"
+            known = self._mesh.core.records().get(unit.entry.node)
+            if known is not None and known.record.no_transit:
+                kind, reason = "announced_stop", f"{unit.entry.node} announced its stop; its kernel answers probes"
+            unit.enter(LinkState.CONTROL_GONE, reason, now_ns)
             unit.generation = event.generation
             self._mesh.note_control_gone(event.key, event.generation)
-            self._symptom(unit, "control_silent", unit.reason, int(event.since_s * 1e9), now_ns)
+            self._symptom(unit, kind, unit.reason, int(event.since_s * 1e9), now_ns)
         elif unit.state is LinkState.CONTROL_GONE:
             unit.enter(LinkState.UP, f"{unit.entry.node}'s daemon is back", now_ns)
             log.info(telemetry.LINK_STATE_CHANGED, link=str(event.key), state="up", detail=unit.reason)
