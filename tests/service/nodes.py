@@ -80,6 +80,7 @@ class FakeNode:
         )
         self.fib = Fib(
             table=self.table,
+            address=prefix_of(self.name),
             nexthop_id_base=BASE,
             install_routes=install_routes,
             settle_s=SETTLE_S,
@@ -114,6 +115,7 @@ class FakeNode:
             alerts=self.alerts,
             report=self._report,
             on_costs=self.loop.set_link_costs,
+            has_open_incident=lambda link: str(link) in {incident.id.link for incident in self.loop.open_incidents},
         )
         self.executor = executor
         self.fib.connect(executor, self.links.dead_next_hops)

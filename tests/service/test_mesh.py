@@ -400,6 +400,16 @@ def test_executor_answers_with_outcomes() -> None:
     play(scenario)
 
 
+def test_the_nodes_address_is_put_back() -> None:
+    """The stable address that somebody took off lo returns with the next look at the table."""
+
+    async def scenario(_: FakeMesh, n1: FakeNode) -> None:
+        n1.table.addresses.clear()
+        await until(lambda: {prefix_of("n1")} == n1.table.addresses, mesh_service.REPAIR_S + 1)
+
+    play(scenario)
+
+
 def test_what_becomes_reachable_is_told_without_a_fault() -> None:
     """A recovery has no incident of its own, and still ends those that its fault had escalated."""
 

@@ -14,7 +14,7 @@ from ipaddress import IPv4Network, IPv6Address
 from typing import TypeVar
 
 from x0d.mesh.detector import Detector, DetectorTimers
-from x0d.mesh.model import LinkKey, MeshRoute, ProbeRecord
+from x0d.mesh.model import LinkKey, MeshRoute, Prefix, ProbeRecord
 from x0d.mesh.node import LinkPort, LinkView, MeshEvent, MeshNode, MeshTimers
 
 PROBES = DetectorTimers(interval_ns=50_000_000, miss_limit=3)

@@ -19,7 +19,7 @@ from x0d.kernel.layout import encode_request
 from x0d.kernel.routes import KernelRouteTable
 from x0d.mapek.loop import Loop
 from x0d.mesh.detector import DetectorTimers
-from x0d.mesh.model import Prefix
+from x0d.mesh.model import LinkKey, Prefix
 from x0d.mesh.node import MeshNode, MeshTimers
 from x0d.service.alerts import Alerts
 from x0d.service.execute import Executor
@@ -130,6 +130,7 @@ class Graph:
         )
         self.fib = Fib(
             table=self._table,
+            address=config.node.address,
             nexthop_id_base=config.mesh.nexthop_id_base,
             install_routes=config.mesh.install_routes,
             settle_s=mesh_timers(config).settle_s + SETTLE_MARGIN_S,
@@ -163,6 +164,7 @@ class Graph:
             alerts=alerts,
             report=self.healing.feed,
             on_costs=self._loop.set_link_costs,
+            has_open_incident=self._has_open_incident,
         )
         self.fib.connect(executor, self.links.dead_next_hops)
         self.mesh.connect(
@@ -174,6 +176,9 @@ class Graph:
         self.interfaces = InterfaceService(config.interfaces, self._source, self._plane, clock, self.links)
         self.interface_view = InterfaceOverview(self.interfaces, self._plane)
         self.mesh_view = MeshOverview(self.links, self.mesh, clock)
+
+    def _has_open_incident(self, link: LinkKey) -> bool:
+        return any(incident.id.link == str(link) for incident in self._loop.open_incidents)
 
     async def _stop_services(self) -> None:
         if self._config.mesh.flush_on_stop:

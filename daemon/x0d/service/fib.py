@@ -1,7 +1,7 @@
 """The kernel's routes of ours (the forwarding information base): brought to what the mesh computed, and kept there.
 
 What the kernel holds is known from what was installed, from what it is known to flush without a word
-(``reconcile.forget_interface``), and from reading it back every ten seconds and at every verification.
+(``reconcile.forget_interface``), and from reading it back every two seconds and at every verification.
 
 After a restart the kernel still holds our routes.  They are left alone until the databases are in step
 again (or ``settle_s`` has passed), so that they are adopted and do not flap; and for ``adopted_max_s``
@@ -26,6 +26,7 @@ from x0d.service.execute import Executor
 GRACE_NS = 500_000_000  # in step, neighbours that have just started as well have still to say what they announce
 CHANGES_LOGGED_MAX = 16
 ROUTES_ALERT = "routes"
+ADDRESS_ALERT = "node_address"
 
 log = structlog.get_logger()
 
@@ -40,6 +41,7 @@ class Fib:
         self,
         *,
         table: RouteTable,
+        address: Prefix,
         nexthop_id_base: int,
         install_routes: bool,
         settle_s: float,
@@ -47,8 +49,12 @@ class Fib:
         clock: Clock,
         alerts: Alerts,
     ) -> None:
-        """``settle_s``, ``adopted_max_s``: see the module; ``install_routes`` False: watch only."""
+        """``address``: the node's own, on lo; ``settle_s``, ``adopted_max_s``: see the module.
+
+        ``install_routes`` False: watch only.
+        """
         self._table = table
+        self._address = address
         self._id_base = nexthop_id_base
         self.install_routes = install_routes
         self._settle_ns = int(settle_s * 1e9)
@@ -136,7 +142,16 @@ class Fib:
         return outcome, changes
 
     async def repair(self) -> None:
-        """Read the kernel's table back; mend what somebody or something has changed."""
+        """Read the kernel's table back; mend what somebody or something has changed.
+
+        The kernel removes every route that names an address as its source together with that address.
+        """
+        try:
+            await self._table.put_address(self._address)
+        except KernelRefused as refusal:
+            self._alerts.raise_alert(ADDRESS_ALERT, f"{self._address} cannot be put on lo: {refusal}")
+            return
+        self._alerts.clear(ADDRESS_ALERT)
         if self._holding_until_ns or await self._read_back():
             return
         outcome, changes = await self.install()

@@ -22,7 +22,7 @@ from x0d.service.alerts import Alerts
 from x0d.service.fib import Fib, describe
 from x0d.service.mistakes import Mistakes
 
-REPAIR_S = 10.0  # the kernel's table is read back and mended this often
+REPAIR_S = 2.0  # the kernel's table is read back and mended this often, 56 us a route
 TICK_PAUSE_S = 0.001  # between two ticks of the core, whatever it asks for
 REFUSALS_LOGGED_MAX = 64  # distinct ones; a flood of bad datagrams is counted, not logged
 HELD_PAUSE_S = 0.05  # between two looks at whether adopted routes may be touched

@@ -17,7 +17,7 @@ NEIGHBOUR_ALERT = "neighbour_name"
 UNHEARD_ALERT = "not_in_step"
 DISPUTES_TOLERATED = 3  # within RECENT_NS; a restart with a clock that went back makes one
 RECENT_NS = 30_000_000_000
-UNHEARD_LOOKS = 2  # looks in a row, ten seconds apart, that found a link out of step
+UNHEARD_LOOKS = 5  # looks in a row, two seconds apart, that found a link out of step
 
 
 class Mistakes:
@@ -51,7 +51,7 @@ class Mistakes:
     def look_again(self, links: Mapping[LinkPort, LinkView]) -> None:
         """End what has not been seen for ``RECENT_NS``; look for neighbours that do not take us in.
 
-        ``links``: this node's links, as the mesh sees them.  Called every ten seconds.
+        ``links``: this node's links, as the mesh sees them.  Called every two seconds.
         """
         before_ns = self._clock.monotonic_ns() - RECENT_NS
         if self._disputes and self._disputes[-1] < before_ns:
