@@ -5,7 +5,7 @@ needs: monotonic instants, deadlines, the remedy in force, whether the record wa
 The book finds a case by id and by link and holds the bounds; it decides nothing about healing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -88,6 +88,15 @@ class Case:
         """Whether its sign calls the link down and nothing has called it up since."""
         return self.sign is not None and self.sign.state is AdjacencyState.DOWN and not self.has_recovered
 
+    def is_revisable(self, since_ns: int, newest: Mapping[LinkKey, int]) -> bool:
+        """Whether its cause may be found anew: it is its link's latest, not over, and open or found since then.
+
+        ``newest``: the highest generation known of each link.
+        """
+        if self.has_recovered or (self.link is not None and newest.get(self.link, 0) > self.incident.id.generation):
+            return False
+        return self.is_open or (self.detected_at_ns is not None and self.detected_at_ns >= since_ns)
+
 
 class CaseBook:
     """All cases, oldest first."""
@@ -116,6 +125,20 @@ class CaseBook:
         """The one of the highest generation of a link."""
         found = self.of_link(link)
         return found[-1] if found else None
+
+    def newest(self, reports: "ReportBook") -> dict[LinkKey, int]:
+        """The highest generation known of each link, from cases and from peers."""
+        found = reports.newest()
+        for case in self._cases.values():
+            if case.link is not None:
+                found[case.link] = max(case.incident.id.generation, found.get(case.link, 0))
+        return found
+
+    def hear(self, nodes: tuple[str, ...]) -> None:
+        """Remember of nodes that were found gone that they live; whether they are reachable, the topology tells."""
+        for case in self._cases.values():
+            if case.gone in nodes:
+                case.is_gone_heard = True
 
     def add(self, case: Case) -> None:
         """Take in a new case; its id must not be known."""

@@ -147,7 +147,7 @@ class Loop:
         if event.reporter == self._node or event.reporter not in (event.link.node_a, event.link.node_b):
             return
         sign = sign_of_report(event)
-        self._hear((event.reporter,) if sign is not None else (event.link.node_a, event.link.node_b))
+        self._cases.hear((event.reporter,) if sign is not None else (event.link.node_a, event.link.node_b))
         incident_id = IncidentId.of(event.link, event.generation)
         case = self._cases.get(incident_id)
         if sign is None:
@@ -190,7 +190,7 @@ class Loop:
 
     def _reweigh(self, case: Case, link: LinkKey, moment: Moment) -> None:
         """Let a peer's newer and less grave report of the same incident replace its earlier one."""
-        if not self._is_revisable(case, moment):
+        if not case.is_revisable(moment.now_ns - CORRELATE_NS, self._cases.newest(self._reports)):
             return
         reported_now = gravest(self._reports.of(link, case.incident.id.generation))
         signs = [sign for sign in (case.own, reported_now) if sign is not None]
@@ -203,7 +203,7 @@ class Loop:
         cases = self._cases.of_link(event.link)
         if not cases or not self._is_ours(event.link):
             return
-        self._hear((event.link.node_a, event.link.node_b))
+        self._cases.hear((event.link.node_a, event.link.node_b))
         self._add_evidence(cases[-1], moment, event.at_ns, "link_returned", event.detail)
         for case in cases:
             case.has_recovered = True
@@ -213,7 +213,7 @@ class Loop:
     def _on_topology(self, event: TopologySeen, moment: Moment) -> None:
         self._isolated = event.isolated
         topology = self._topology(moment)
-        newest = self._newest()
+        newest, since_ns = self._cases.newest(self._reports), moment.now_ns - CORRELATE_NS
         for case in self._cases:
             if case.gone is not None and case.is_gone_heard and case.gone not in event.isolated:
                 self._add_evidence(
@@ -221,30 +221,8 @@ class Loop:
                 )
                 case.gone = None
             is_final = case.incident.cause is Cause.NODE_GONE
-            if case.is_down and not is_final and self._is_revisable(case, moment, newest):
+            if case.is_down and not is_final and case.is_revisable(since_ns, newest):
                 self._explain(case, moment, topology)
-
-    def _hear(self, nodes: tuple[str, ...]) -> None:
-        """Remember of nodes that were found gone that they live; whether they are reachable, the topology tells."""
-        for case in self._cases:
-            if case.gone in nodes:
-                case.is_gone_heard = True
-
-    def _newest(self) -> dict[LinkKey, int]:
-        """The highest generation known of each link, from cases and from peers."""
-        found = self._reports.newest()
-        for case in self._cases:
-            if case.link is not None:
-                found[case.link] = max(case.incident.id.generation, found.get(case.link, 0))
-        return found
-
-    def _is_revisable(self, case: Case, moment: Moment, newest: Mapping[LinkKey, int] | None = None) -> bool:
-        """Whether the cause may still be found anew: the latest incident of its link, not over, and open or fresh."""
-        newest = self._newest() if newest is None else newest
-        if case.has_recovered or (case.link is not None and newest.get(case.link, 0) > case.incident.id.generation):
-            return False
-        fresh = case.detected_at_ns is not None and moment.now_ns - case.detected_at_ns <= CORRELATE_NS
-        return case.is_open or fresh
 
     # ---- answers and reroutes ----
 
