@@ -4,7 +4,7 @@ Methods that may take longer than some microseconds are coroutines: their adapte
 of their own.  Plain methods are safe to call on the event loop.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol
@@ -189,6 +189,3 @@ class KnowledgeStore(Protocol):
 
     async def list(self, limit: int, *, open_only: bool) -> Sequence[Incident]:
         """Newest first.  Raises StorageFailed."""
-
-
-Subscriber = Callable[[Incident], Awaitable[None]]

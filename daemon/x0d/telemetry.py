@@ -39,6 +39,7 @@ MESH_ROUTES = "x0d_mesh_routes_installed"
 MESH_DATAGRAMS_REFUSED = "x0d_mesh_datagrams_refused"
 INCIDENTS_OPEN = "x0d_incidents_open"
 ALERTS = "x0d_alerts"
+CONTROL_REFUSED = "x0d_control_connections_refused"
 
 # ---- names of events ----
 
@@ -62,6 +63,7 @@ ROUTES_FAILED = "routes_failed"
 ROUTES_REPAIRED = "routes_repaired"
 INCIDENT_CHANGED = "incident_changed"
 ACTION_FAILED = "action_failed"
+KNOWLEDGE_MIGRATED = "knowledge_migrated"
 DATAPLANE_MAPS_REMADE = "dataplane_maps_remade"
 XDP_FRAGS_REFUSED = "xdp_frags_refused"
 INTERFACE_DETACHED = "interface_detached"

@@ -49,6 +49,7 @@ def scraped(work: Callable[[FakeNode, Telemetry], str]) -> str:
                 healing=node.healing,
                 alerts=node.alerts,
                 refused=lambda: {"hop_limit": 3},
+                control_refused=lambda: 4,
             )
         )
         return await asyncio.to_thread(work, node, counted)

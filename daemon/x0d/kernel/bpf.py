@@ -25,7 +25,7 @@ POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
 _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _PROG_LOAD, _OBJ_PIN, _OBJ_GET = 1, 2, 3, 5, 6, 7
 _PROG_TEST_RUN, _OBJ_GET_INFO, _MAP_LOOKUP_BATCH, _LINK_CREATE, _LINK_UPDATE = 10, 15, 24, 28, 29
-_RAW_TRACEPOINT_OPEN, _LINK_DETACH = 17, 34
+_LINK_DETACH = 34
 
 MAP_ANY, MAP_NOEXIST, MAP_EXIST = 0, 1, 2
 MAP_LOCK = 4
@@ -318,10 +318,3 @@ def load_instructions(program: ProgramType, instructions: bytes) -> int:
         0,
     )
     return _call(_PROG_LOAD, attributes, "load a program")[0]
-
-
-def open_raw_tracepoint(program_fd: int, name: str | None) -> int:
-    """Attach a raw tracepoint program (tp_btf: no name); returns the link's fd."""
-    text = _buffer(name.encode() + b"\0") if name else None
-    attributes = struct.pack("=QI4xQ", ctypes.addressof(text) if text else 0, program_fd, 0)
-    return _call(_RAW_TRACEPOINT_OPEN, attributes, "attach a raw tracepoint")[0]

@@ -113,12 +113,3 @@ def remove_namespace(directory: Path) -> None:
         maps.rmdir()
     if directory.is_dir():
         directory.rmdir()
-
-
-def remove_everything(bpffs_dir: Path) -> None:
-    """Detach and drop what any daemon has pinned below ``bpffs_dir``, in every namespace."""
-    if not bpffs_dir.is_dir() or not is_bpffs(bpffs_dir):
-        return
-    for directory in bpffs_dir.iterdir():
-        if directory.name.isdigit():
-            remove_namespace(directory)

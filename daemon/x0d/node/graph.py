@@ -72,6 +72,8 @@ class Graph:
         if report.moved_aside is not None:
             text = f"the knowledge store was not readable ({report.reason}) and was moved to {report.moved_aside}"
             self._alerts.raise_alert(KNOWLEDGE_ALERT, text)
+        if report.migrated_from is not None:
+            log.info(telemetry.KNOWLEDGE_MIGRATED, from_version=report.migrated_from, to_version=report.schema_version)
         self._generations = await self._knowledge.generations()
         self._loop = Loop(
             self._config.node.name,

@@ -136,6 +136,7 @@ class Node:
                 healing=graph.healing,
                 alerts=self._alerts,
                 refused=lambda: graph.sockets.refused,
+                control_refused=lambda: self._control.connections_refused,
             )
         )
         listen = self._config.listen

@@ -8,6 +8,7 @@ from typing import Protocol
 
 from x0d.actions import Action, InstallRoutes, Outcome, SetLinkCost
 from x0d.errors import X0dError
+from x0d.mapek.plan import action_name
 from x0d.mesh.model import LinkKey
 from x0d.ports import Clock, RouteTable
 from x0d.telemetry import Telemetry
@@ -42,11 +43,7 @@ class Executor:
         except X0dError as refusal:
             error = str(refusal)
         ended_at_ns = self._clock.monotonic_ns()
-        self._telemetry.actions.labels(_kind(action), "failed" if error else "done").inc()
+        self._telemetry.actions.labels(action_name(action), "failed" if error else "done").inc()
         if isinstance(action, InstallRoutes):
             self._telemetry.route_seconds.observe((ended_at_ns - started_at_ns) / 1e9)
         return Outcome(action, done=not error, error=error, started_at_ns=started_at_ns, ended_at_ns=ended_at_ns)
-
-
-def _kind(action: Action) -> str:
-    return "install_routes" if isinstance(action, InstallRoutes) else "set_link_cost"

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class InterfaceStatus:
+class InterfaceState:
     """How one configured interface stands."""
 
     name: str
@@ -57,13 +57,13 @@ class InterfaceService:
         self._plane = plane
         self._clock = clock
         self._listener = listener
-        self._statuses = {name: InterfaceStatus(name, "waiting", reason="does not exist yet") for name in names}
+        self._statuses = {name: InterfaceState(name, "waiting", reason="does not exist yet") for name in names}
         self._wake = asyncio.Event()
         self._carrier: dict[str, bool] = {}
         self._missed: dict[int, InterfaceEvent] = {}
         """Latest event of each interface not attached: it may tell of a change while the attaching was under way."""
 
-    def statuses(self) -> tuple[InterfaceStatus, ...]:
+    def statuses(self) -> tuple[InterfaceState, ...]:
         """How each configured interface stands."""
         return tuple(self._statuses.values())
 
@@ -77,7 +77,7 @@ class InterfaceService:
     def add(self, names: Iterable[str]) -> None:
         """Take up further interfaces (a reload named them)."""
         for name in names:
-            self._statuses.setdefault(name, InterfaceStatus(name, "waiting", reason="does not exist yet"))
+            self._statuses.setdefault(name, InterfaceState(name, "waiting", reason="does not exist yet"))
         self._wake.set()
 
     async def start(self) -> None:
@@ -113,7 +113,7 @@ class InterfaceService:
             return
         self._follow(current, status, event.at_ns)
 
-    def _follow(self, current: Interface, status: InterfaceStatus, at_ns: int) -> None:
+    def _follow(self, current: Interface, status: InterfaceState, at_ns: int) -> None:
         """Take over what has changed on an attached interface."""
         before = status.interface
         self._statuses[current.name] = replace(status, interface=current)
@@ -128,7 +128,7 @@ class InterfaceService:
             self._listener.carrier(interface, at_ns, present=present)
 
     def _lose(self, name: str, at_ns: int, reason: str) -> None:
-        self._statuses[name] = InterfaceStatus(name, "waiting", reason=reason)
+        self._statuses[name] = InterfaceState(name, "waiting", reason=reason)
         self._carrier.pop(name, None)
         log.warning(telemetry.INTERFACE_GONE, interface=name, reason=reason)
         self._listener.interface_lost(name, at_ns, reason, blocked=False)
@@ -146,18 +146,18 @@ class InterfaceService:
             elif status.state != "attached" or (status.interface and status.interface.ifindex != current.ifindex):
                 await self._attach(current, status)
 
-    async def _attach(self, interface: Interface, status: InterfaceStatus) -> None:
+    async def _attach(self, interface: Interface, status: InterfaceState) -> None:
         try:
             attachment = await self._plane.attach(interface.name, interface.ifindex)
         except (KernelRefused, ForeignProgram, NotSupported) as refusal:
             if status.state != "blocked" or status.reason != str(refusal):
                 log.error(telemetry.INTERFACE_BLOCKED_EVENT, interface=interface.name, reason=str(refusal))
-                self._statuses[interface.name] = InterfaceStatus(
+                self._statuses[interface.name] = InterfaceState(
                     interface.name, "blocked", interface, reason=str(refusal)
                 )
                 self._listener.interface_lost(interface.name, self._clock.monotonic_ns(), str(refusal), blocked=True)
             return
-        self._statuses[interface.name] = InterfaceStatus(interface.name, "attached", interface, attachment)
+        self._statuses[interface.name] = InterfaceState(interface.name, "attached", interface, attachment)
         log.info(
             telemetry.INTERFACE_ATTACHED_EVENT,
             interface=interface.name,

@@ -39,6 +39,7 @@ class Snapshot:
     refused: Mapping[str, int]
     incidents_open: int
     alerts: int
+    control_refused: int
 
 
 class ScrapeCollector(Collector):
@@ -54,8 +55,9 @@ class ScrapeCollector(Collector):
         healing: HealingService,
         alerts: Alerts,
         refused: Callable[[], Mapping[str, int]],
+        control_refused: Callable[[], int],
     ) -> None:
-        """``refused``: datagrams that the sockets refused, by reason."""
+        """``refused``: datagrams that the sockets refused, by reason; ``control_refused``: connections to the API."""
         self._loop = asyncio.get_running_loop()
         self._node = node
         self._interfaces = interfaces
@@ -64,6 +66,7 @@ class ScrapeCollector(Collector):
         self._healing = healing
         self._alerts = alerts
         self._refused = refused
+        self._control_refused = control_refused
 
     def describe(self) -> list[Metric]:
         """Nothing in advance: the registry need not scrape to learn the names."""
@@ -83,6 +86,7 @@ class ScrapeCollector(Collector):
             refused={**self._refused(), **self._mesh.refused},
             incidents_open=len(self._healing.open_incidents()),
             alerts=len(self._alerts.names()),
+            control_refused=self._control_refused(),
         )
 
     def collect(self) -> Iterator[Metric]:
@@ -107,6 +111,8 @@ def _of_node(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(telemetry.MESH_ROUTES, "Routes of ours in the kernel.", snapshot.routes)
     yield GaugeMetricFamily(telemetry.INCIDENTS_OPEN, "Incidents not ended.", snapshot.incidents_open)
     yield GaugeMetricFamily(telemetry.ALERTS, "Alerts that hold now; x0ctl status names them.", snapshot.alerts)
+    text = "Connections to the control socket closed because there were too many."
+    yield CounterMetricFamily(telemetry.CONTROL_REFUSED, text, snapshot.control_refused)
     refused = CounterMetricFamily(
         telemetry.MESH_DATAGRAMS_REFUSED, "Mesh datagrams refused, by reason.", labels=["reason"]
     )
