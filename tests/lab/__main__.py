@@ -12,6 +12,7 @@ from lab.machine import LabError
 from lab.network import FaultStamp, Lab, Options
 from lab.nodes import ROOT
 
+NUMBER_MAX = 60_000  # of bytes or ms
 FAULTS = """faults:
   cut A-B              silent cut: carrier stays, every packet vanishes, both ways
   oneway A-B           the same, only from A to B
@@ -22,7 +23,7 @@ FAULTS = """faults:
   heal A-B             end every fault of the link
   kill NODE            SIGKILL the node's daemon
   stop NODE, cont NODE SIGSTOP, SIGCONT
-  start NODE           start the node's daemon again
+  start NODE           start the node's daemon again, and wait until it answers
 """
 EXAMPLES = """examples:
   scripts/lab up ring:4+1-3            four routers in a ring with a chord, an x0d on each
@@ -186,14 +187,17 @@ def _ctl(asked: argparse.Namespace) -> None:
 
 def _number(asked: argparse.Namespace, unit: str) -> float:
     try:
-        return float(asked.value)
+        number = float(asked.value)
     except (TypeError, ValueError):
         raise LabError(f"{asked.kind} {asked.where} needs a number of {unit}") from None
+    if not 0 <= number <= NUMBER_MAX:
+        raise LabError(f"{asked.kind} {asked.where} {asked.value}: from 0 to {NUMBER_MAX} {unit} are allowed")
+    return number
 
 
 def _percent(asked: argparse.Namespace) -> float:
     percent = _number(asked, "percent")
-    if not 0 <= percent <= 100:
+    if percent > 100:
         raise LabError(f"{percent} is no percentage")
     return percent / 100
 
@@ -205,7 +209,10 @@ def _carrier(lab: Lab, asked: argparse.Namespace) -> FaultStamp:
 
 
 def _start(lab: Lab, asked: argparse.Namespace) -> None:
+    from lab import control  # noqa: PLC0415 - see _start_all
+
     lab.start(asked.where)
+    control.wait_answers(lab, asked.where)
 
 
 _FAULT_KINDS = {

@@ -13,13 +13,14 @@ from contextlib import contextmanager
 
 import grpc
 
-from lab.machine import LabError
+from lab.machine import LabError, wait_until
 from lab.network import Lab
 from lab.nodes import ROOT
 from x0d.v1 import incident_pb2, incident_pb2_grpc, mesh_pb2, mesh_pb2_grpc, node_pb2, node_pb2_grpc
 
 CALL_S = 10.0  # of patience, for emulated machines
 POLL_S = 0.1
+ANSWER_S = 30.0
 X0CTL_S = 240.0
 ROUTE_PROTOCOL = "120"  # mesh.route_protocol's default
 
@@ -67,7 +68,7 @@ def shortfall(lab: Lab, node: str) -> str | None:
     """What a node still lacks to be settled, in a few words; None if nothing."""
     daemon = lab.daemons[node]
     if daemon.process is None:
-        raise LabError(f"x0d of {node} has ended; the end of {daemon.log}:\n{daemon.log_tail()}")
+        raise LabError(f"x0d of {node} has ended; the end of its log:\n{daemon.log_tail()}")
     if not daemon.socket.exists():
         return "no control socket yet"
     try:
@@ -98,10 +99,40 @@ def wait_settled(lab: Lab, timeout_s: float, nodes: tuple[str, ...] = ()) -> flo
         if waiting and time.monotonic() - begun > timeout_s:
             lacks = "; ".join(f"{node}: {lack}" for node, lack in waiting.items())
             worst = lab.daemons[next(iter(waiting))]
-            raise LabError(f"not settled after {timeout_s:.0f} s: {lacks}\nthe end of {worst.log}:\n{worst.log_tail()}")
+            raise LabError(
+                f"not settled after {timeout_s:.0f} s: {lacks}\nthe end of the log of {worst.node}:\n{worst.log_tail()}"
+            )
         if waiting:
             time.sleep(POLL_S)
     return time.monotonic() - begun
+
+
+def wait_answers(lab: Lab, node: str, timeout_s: float = ANSWER_S) -> None:
+    """Wait until a daemon that was started answers and runs, whatever becomes of its links.
+
+    Raises:
+        LabError: it ended, or it took longer than ``timeout_s``; with the end of its log.
+    """
+    daemon = lab.daemons[lab.topology.node(node)]
+    lack = "no control socket yet"
+
+    def runs() -> bool:
+        nonlocal lack
+        if daemon.process is None:
+            raise LabError(f"x0d of {node} has ended; the end of its log:\n{daemon.log_tail()}")
+        if not daemon.socket.exists():
+            return False
+        try:
+            with connect(lab, node) as client:
+                status = client.status()
+        except grpc.RpcError as err:
+            lack = f"status is not answered: {err.code().name}"
+            return False
+        lack = f"{status.phase} ({status.starting_step})"
+        return str(status.phase) != "starting"
+
+    if not wait_until(runs, timeout_s, POLL_S):
+        raise LabError(f"x0d of {node}, {timeout_s:.0f} s after its start: {lack}\n{daemon.log_tail()}")
 
 
 def x0ctl_command(lab: Lab, node: str, *arguments: str) -> list[str]:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lab import machine, network
-from lab.conftest import MakeLab
+from lab import control, machine, network
+from lab.__main__ import main as lab_command
+from lab.conftest import MakeLab, missing
 from lab.machine import LabError, Process
 from lab.network import Lab, Options
 from lab.traffic import Stream
@@ -196,6 +197,40 @@ def test_failure_while_building_leaves_nothing(lab_name: str, monkeypatch: pytes
     monkeypatch.setattr("lab.wires.PROGRAMS", ("wire_forward", "missing"))
     with pytest.raises(LabError, match="missing"):
         Lab.create(lab_name, Options("line:2"))
+    assert [] == left_behind(lab_name)
+
+
+@pytest.mark.parametrize("words", [("delay", "-4"), ("delay", "nan"), ("loss", "101"), ("bigdrop", "-1")])
+def test_numbers_of_faults(
+    make_lab: MakeLab, lab_name: str, capsys: pytest.CaptureFixture[str], words: tuple[str, str]
+) -> None:
+    """A number that a fault cannot have is refused by the lab, in its words; the link stays whole."""
+    lab = make_lab("line:2")
+    kind, number = words
+    assert 1 == lab_command(["fault", "--name", lab_name, kind, "n1-n2", number])
+    said = capsys.readouterr().err
+    assert said.startswith("lab: ")
+    assert number.lstrip("-") in said
+    assert "tc " not in said
+    assert {} == lab.faults()
+
+
+def test_start_waits_for_the_answer(make_lab: MakeLab, lab_name: str) -> None:
+    """A daemon that was started by hand answers when the command returns."""
+    lab = make_lab("line:2")
+    assert 0 == lab_command(["fault", "--name", lab_name, "start", "n1"])
+    with control.connect(lab, "n1") as client:
+        assert "running" == client.status().phase
+
+
+def test_a_wrong_key_is_told(lab_name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A daemon that refuses its configuration is quoted, without a file that is removed with the lab."""
+    if lack := missing():
+        pytest.skip(f"a lab needs {lack}")
+    assert 1 == lab_command(["up", "line:2", "--name", lab_name, "--set", "mesh.foo=3"])
+    said = capsys.readouterr().err
+    assert "mesh.foo: unknown key" in said
+    assert ".log" not in said
     assert [] == left_behind(lab_name)
 
 

@@ -8,13 +8,29 @@ STEPS = [
     {"step": "act", "since_fault_ms": 152.5, "detail": "moved 10.255.0.3/32"},
 ]
 END = {"id": "n2-n3.c1f5:1", "link": "n2-n3.c1f5", "role": "end", "opened_at_unix_ms": "1120", "steps": STEPS}
+TOLD = {
+    "id": "n2-n3.c1f5:1",
+    "link": "n2-n3.c1f5",
+    "role": "end",
+    "opened_at_unix_ms": "1121",
+    "evidence": [
+        {"at_unix_ms": "1121", "kind": "peer_reported", "detail": "n2 reports the link down"},
+        {"at_unix_ms": "1127", "kind": "probes_unanswered", "detail": "3 probes unanswered"},
+    ],
+    "steps": [
+        {"step": "detect", "since_fault_ms": 156.5, "detail": "3 probes unanswered"},
+        {"step": "decide", "since_fault_ms": 150.0, "detail": ""},
+        {"step": "act", "since_fault_ms": 153.0, "detail": "moved 10.255.0.1/32"},
+        {"step": "verify", "since_fault_ms": 160.0, "detail": ""},
+    ],
+}
 OBSERVER = {**END, "role": "observer", "opened_at_unix_ms": "1125", "steps": [{"step": "act", "since_fault_ms": 2.0}]}
 
 
 def test_an_end_counts_from_its_last_sign_of_life() -> None:
     """The end of detection is placed at the opening of the incident, and the other steps around it."""
     expected = [
-        Event(120.0, "n2", 1, "detected: 3 probes unanswered"),
+        Event(120.0, "n2", 0, "detected: 3 probes unanswered"),
         Event(121.0, "n2", 2, "routes computed"),
         Event(122.5, "n2", 3, "routes changed: moved 10.255.0.3/32"),
     ]
@@ -23,8 +39,33 @@ def test_an_end_counts_from_its_last_sign_of_life() -> None:
 
 def test_an_observer_counts_from_the_report() -> None:
     """A node that is no end of the link is told by flooding when it opens its record."""
-    expected = [Event(125.0, "n1", 0, "told by flooding"), Event(127.0, "n1", 1, "routes changed")]
+    expected = [Event(125.0, "n1", 1, "told by another node's flooding"), Event(127.0, "n1", 2, "routes changed")]
     assert expected == events_of("n1", OBSERVER, 1000.0)
+
+
+def test_an_end_that_is_told_first() -> None:
+    """An end that its peer tells starts with the telling; its own detection stands where it was, not before."""
+    expected = [
+        Event(121.0, "n3", 1, "told by n2's flooding"),
+        Event(121.0, "n3", 2, "routes computed"),  # 120.5 by the whole milliseconds of its evidence
+        Event(123.5, "n3", 3, "routes changed: moved 10.255.0.1/32"),
+        Event(127.0, "n3", 6, "detected: 3 probes unanswered"),
+        Event(130.5, "n3", 4, "verified"),
+    ]
+    assert expected == events_of("n3", TOLD, 1000.0)
+    detail = TOLD["evidence"][0]["detail"]  # type: ignore[index]
+    steps = [{"step": "detect", "since_fault_ms": 150.0, "detail": detail}, *TOLD["steps"][1:]]
+    told_alone = events_of("n3", {**TOLD, "steps": steps}, 1000.0)
+    words = ["told by n2's flooding", "routes computed", "routes changed: moved 10.255.0.1/32", "verified"]
+    assert words == [event.what for event in told_alone]
+
+
+def test_causes_before_effects_in_one_millisecond() -> None:
+    """Of what has one time, the detection comes first, then the telling, then the routes, whatever the names."""
+    told = {**TOLD, "opened_at_unix_ms": "1120"}
+    told["evidence"] = [{"at_unix_ms": "1120", "kind": "peer_reported", "detail": "n9 reports the link down"}]
+    lines = render(events_of("n1", told, 1000.0) + events_of("n9", END, 1000.0))
+    assert [["n9", "detected:"], ["n1", "told"]] == [line.split()[2:4] for line in lines[:2]]
 
 
 def test_find_the_incident() -> None:
