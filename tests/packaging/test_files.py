@@ -1,7 +1,9 @@
 """The files that packaging ships, read without installing them."""
 
 import configparser
+import os
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -78,3 +80,29 @@ def test_sysctls_are_those_that_the_doctor_wants() -> None:
     for name, value in given.items():
         if name.startswith("net.ipv4.conf.all."):
             assert value == given.get(name.replace(".all.", ".default.")), f"{name}: interfaces made later differ"
+
+
+@pytest.mark.parametrize("script", ["setup", "check", "test", "install", "generate"])
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_usage_is_told_at_once(tmp_path: Path, script: str, option: str) -> None:
+    """--help prints the usage and does nothing else: no program but sed is there to do it with."""
+    (tmp_path / "sed").symlink_to("/bin/sed")
+    command = ["/bin/bash", str(ROOT / "scripts" / script), option]
+    done = subprocess.run(
+        command, env={**os.environ, "PATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+    assert (0, "") == (done.returncode, done.stderr)
+    assert f"  scripts/{script} " in done.stdout
+    assert "#!" not in done.stdout
+    assert "set -" not in done.stdout
+
+
+def test_check_says_its_steps() -> None:
+    """The usage of scripts/check names every step there is, in its order; an unknown one is refused with the list."""
+    script = ROOT / "scripts" / "check"
+    steps = re.findall(r"^check_(\w+)\(\)", script.read_text(), re.MULTILINE)
+    told = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    named = re.findall(r"^  (\w+)  ", told, re.MULTILINE)
+    assert sorted(steps) == sorted(named)
+    refused = subprocess.run([script, "nonsense"], capture_output=True, text=True, check=False)
+    assert (2, True) == (refused.returncode, " ".join(named) in refused.stderr)
