@@ -11,10 +11,7 @@ import json
 import sys
 from pathlib import Path
 
-import structlog
-import uvloop
-
-from x0d import __version__, config, doctor, node, telemetry
+from x0d import __version__, config, lean
 from x0d.errors import ConfigInvalid, NotSupported, X0dError
 
 EX_OK = 0
@@ -37,11 +34,17 @@ def main() -> int:
     if arguments.check_config:
         sys.stdout.write(f"{arguments.config}: valid\n")
         return EX_OK
-    telemetry.configure_log(loaded.log.level, loaded.log.format)
     return _run(loaded)
 
 
 def _run(loaded: config.Config) -> int:
+    lean.prepare()
+    import structlog  # noqa: PLC0415  after lean.prepare, as all that follow
+    import uvloop  # noqa: PLC0415
+
+    from x0d import node, telemetry  # noqa: PLC0415
+
+    telemetry.configure_log(loaded.log.level, loaded.log.format)
     log = structlog.get_logger()
     code = EX_OK
     try:
@@ -64,6 +67,9 @@ def _sentences(group: BaseExceptionGroup[BaseException]) -> str:
 
 
 def _doctor(file: Path, output: str) -> int:
+    lean.prepare()
+    from x0d import doctor  # noqa: PLC0415  after lean.prepare
+
     try:
         bpffs_dir = config.load(file).node.bpffs_dir
     except ConfigInvalid:
