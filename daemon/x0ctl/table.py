@@ -35,11 +35,16 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty:
         return
     terminal = sys.stdout.isatty()
     console = Console(width=None if terminal else PIPED_WIDTH, highlight=False)
-    if _fits(headers, cells, prose, console.width):
-        console.print(_whole(headers, cells, prose if terminal else 0))
-        return
-    for line in narrow_lines(headers, cells, prose, console.width):
-        console.print(line, no_wrap=True, overflow="ignore", crop=False)
+    if not terminal:
+        with console.capture() as captured:
+            console.print(_whole(headers, cells, 0))
+        for printed in captured.get().splitlines():
+            print_line(printed.rstrip())  # the last column is padded
+    elif _fits(headers, cells, prose, console.width):
+        console.print(_whole(headers, cells, prose))
+    else:
+        for line in narrow_lines(headers, cells, prose, console.width):
+            console.print(line, no_wrap=True, overflow="ignore", crop=False)
 
 
 def _widths(headers: Sequence[str], cells: Cells) -> list[int]:

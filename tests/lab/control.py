@@ -146,3 +146,12 @@ def x0ctl(lab: Lab, node: str, *arguments: str) -> "subprocess.CompletedProcess[
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "daemon")}
     command = x0ctl_command(lab, node, *arguments)
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=X0CTL_S)
+
+
+def show_x0ctl(lab: Lab, node: str, *arguments: str, colour: bool) -> int:
+    """Run x0ctl on our own terminal, as wide as that is, and return its exit status."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "daemon")}
+    if not colour:
+        environment["TERM"] = "dumb"
+    command = x0ctl_command(lab, node, *arguments)
+    return subprocess.run(command, check=False, env=environment, timeout=X0CTL_S).returncode

@@ -8,6 +8,7 @@ with a sentence that says what was expected.
 import itertools
 import json
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -193,6 +194,10 @@ class Story:
     def show_incidents(self, node: str) -> None:
         """Show what the operator sees."""
         self.teller.heading(f"x0ctl incident list, on {node}")
+        if sys.stdout.isatty():
+            status = control.show_x0ctl(self.lab, node, "incident", "list", colour=self.teller.colour)
+            self.expect(status == 0, f"x0ctl to answer; exit {status}")
+            return
         done = control.x0ctl(self.lab, node, "incident", "list")
         self.expect(done.returncode == 0, f"x0ctl to answer; exit {done.returncode}: {done.stderr.strip()}")
         self.teller.indented(done.stdout)
