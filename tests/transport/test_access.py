@@ -35,7 +35,14 @@ def test_any_peer_text(peer: str) -> None:
 
 def test_foreign_names() -> None:
     """A peer that is not a name in the private directory is nobody we know."""
-    peers = ["unix:", "unix:@", "unix:/elsewhere/u0-1", "ipv4:127.0.0.1:1", f"unix:{PRIVATE}/x/u0-1", f"unix:{PRIVATE}/u0"]
+    peers = [
+        "unix:",
+        "unix:@",
+        "unix:/elsewhere/u0-1",
+        "ipv4:127.0.0.1:1",
+        f"unix:{PRIVATE}/x/u0-1",
+        f"unix:{PRIVATE}/u0",
+    ]
     assert [None] * len(peers) == [caller_of(peer, PRIVATE) for peer in peers]
 
 
