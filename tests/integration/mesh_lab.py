@@ -57,17 +57,18 @@ class MeshLab:
             else:
                 daemon.signal(signal.SIGCONT)
         control.wait_settled(self.lab, START_S)
-        self._calm_routes = self._calm_routes or {node: self.routes(node) for node in self.nodes}
         expect("all links up, at their costs", lambda: all(self._is_calm(node) for node in self.nodes), START_S)
+        # Only now: a shorter way may still have waited for its turn while the last link came up.
+        self._calm_routes = self._calm_routes or self.all_routes()
+        expect("the routes that the mesh began with", lambda: self.all_routes() == self._calm_routes, START_S)
 
     def _is_calm(self, node: str) -> bool:
         with control.connect(self.lab, node) as client:
             links = client.links()
         # A neighbour has said hello since: one that dies at once is not taken to have missed the latest change.
-        in_order = all(
+        return all(
             link.state == "up" and link.cost == link.cost_configured and link.state_for_s > CALM_S for link in links
         )
-        return in_order and self.routes(node) == self._calm_routes[node]
 
     # ---- kernel ----
 
