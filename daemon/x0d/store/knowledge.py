@@ -136,7 +136,7 @@ class Knowledge:
                 connection.execute("BEGIN IMMEDIATE")  # fails now rather than at the first save
                 self._count = connection.execute("SELECT count(*) FROM incidents").fetchone()[0]
                 connection.execute("COMMIT")
-            except BaseException:
+            except BaseException:  # whatever ends the opening, a cancel too, leaves no connection; it goes on
                 connection.close()
                 raise
         self._connection = connection
@@ -221,7 +221,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
         connection.execute("COMMIT")
-    except BaseException:
+    except BaseException:  # whatever ends the block, a cancel too, leaves no transaction; it goes on
         if connection.in_transaction:  # SQLite has rolled back by itself after some errors
             connection.execute("ROLLBACK")
         raise

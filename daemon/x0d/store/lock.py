@@ -41,7 +41,7 @@ class StateLock:
             raise _failed(path, error) from error
         try:
             self._lock(fd, path)
-        except BaseException:
+        except BaseException:  # whatever ends the locking leaves no descriptor; it goes on
             os.close(fd)
             raise
         self._fd = fd
