@@ -13,7 +13,7 @@
 
 #include <linux/types.h>
 
-#define X0D_LAYOUT_VERSION 1
+#define X0D_LAYOUT_VERSION 2
 
 /* ---- the probe, UDP payload between two neighbours on the probe port (both ports are it) ---- */
 
@@ -41,7 +41,11 @@ _Static_assert(sizeof(struct x0d_probe) == 48, "probe");
 
 #define X0D_LINKS_MAX 256 /* neighbours of one node; more are refused by the daemon */
 #define X0D_INTERFACES_MAX 256
-#define X0D_COUNTERS_MAX 8192 /* interface x class x verdict; past it packets go uncounted */
+#define X0D_SOURCES_DEFAULT 65536 /* tracked at a time; the least recently seen makes room */
+#define X0D_DENY_DEFAULT 131072 /* deny-list entries */
+#define X0D_LIMITS_MAX 1024
+#define X0D_LIMIT_FALLBACKS_MAX 4 /* expired limits skipped for the next broader one */
+#define X0D_EVENT_BYTES_DEFAULT (256 * 1024)
 #define X0D_PROBE_WINDOW 64 /* replies remembered one by one, in x0d_link.received */
 #define X0D_SEQUENCE_JUMP_MAX (1 << 20) /* a reply further ahead than this is refused */
 #define X0D_REPLY_AGE_MAX_NS 10000000000ULL /* a reply to an older probe is refused */
@@ -53,8 +57,91 @@ struct x0d_config {
 	__u64 session; /* replies of another session are refused */
 	__u32 probe_rate_pps; /* probes answered or accepted per interface and second */
 	__u32 probe_burst; /* bucket depth, probes */
+	__u32 event_every; /* every Nth packet of a CPU and interface becomes an event; 0: none */
+	__u32 talkers; /* 1: count every source, 0: only those that a limit holds for */
 };
-_Static_assert(sizeof(struct x0d_config) == 24, "config");
+_Static_assert(sizeof(struct x0d_config) == 32, "config");
+
+/* ---- stages ----
+ *
+ * The root program looks at the packet and calls the stages through x0d_stages, a PROG_ARRAY, in
+ * this order.  An empty slot is passed over.  Each stage ends the packet or calls the next; the last
+ * one lets it pass and counts it.  The slots after ours are kept free. */
+enum x0d_stage {
+	X0D_STAGE_DENY,
+	X0D_STAGE_LIMIT, /* token bucket and talkers, by source */
+	X0D_STAGE_PROBE,
+	X0D_STAGES
+};
+#define X0D_STAGE_SLOTS 8
+
+/* ---- deny-list and limits ---- */
+
+/* One entry, one word, read once for a packet: it sees the old lists or the new ones, never half.
+ * Element `deny_index` of the outer maps x0d_deny4, x0d_deny6 (hash tables of exact addresses),
+ * x0d_deny4_nets, x0d_deny6_nets (tries of true prefixes) and of x0d_deny_filter is in force. */
+struct x0d_policy {
+	__u8 deny_index; /* 0 or 1 */
+	__u8 deny_kinds; /* X0D_DENY_* bits: which of the four lists are not empty */
+	__u16 reserved;
+	__u32 limit_generation; /* 0: there is no limit; else different after each change of limits */
+};
+_Static_assert(sizeof(struct x0d_policy) == 8, "policy");
+
+#define X0D_DENY_4 1
+#define X0D_DENY_4_NETS 2
+#define X0D_DENY_6 4
+#define X0D_DENY_6_NETS 8
+
+/* Bit (first 16 bits of an IPv4 address in host order) is set if some entry, exact or prefix, covers
+ * an address that begins so: word = bits >> 6, bit = bits & 63. */
+struct x0d_deny_filter {
+	__u64 word[1024];
+};
+_Static_assert(sizeof(struct x0d_deny_filter) == 8192, "deny filter");
+
+struct x0d_net4_key { /* of a trie */
+	__u32 prefix_length; /* host order */
+	__u8 address[4];
+};
+_Static_assert(sizeof(struct x0d_net4_key) == 8, "IPv4 prefix key");
+
+struct x0d_net6_key {
+	__u32 prefix_length;
+	__u8 address[16];
+};
+_Static_assert(sizeof(struct x0d_net6_key) == 20, "IPv6 prefix key");
+
+/* Value of the four lists.  Exact keys are 4 or 16 bytes of address in network order. */
+struct x0d_deny {
+	__u32 slot; /* of x0d_deny_hits, the entry's own for as long as it exists */
+	__u32 reserved;
+	__u64 expires_at; /* 0: never */
+	__u64 covered_until; /* an address of this entry is denied by a broader one until then; 0: no, ~0: for ever */
+};
+_Static_assert(sizeof(struct x0d_deny) == 24, "deny");
+
+/* Element of the array x0d_limits; x0d_limit4 and x0d_limit6 (tries) lead to its index (__u32).
+ * Generic cell rate algorithm (ITU-T I.371): a packet costs `interval_ns`, and a source may be
+ * `tolerance_ns` ahead of its schedule. */
+struct x0d_limit {
+	__u64 interval_ns; /* 1 s / rate */
+	__u64 tolerance_ns; /* interval_ns x burst */
+	__u64 expires_at; /* 0: never */
+	__u32 fallback; /* index + 1 of the next broader limit, taken once this one has expired; 0: none */
+	__u32 reserved;
+};
+_Static_assert(sizeof(struct x0d_limit) == 32, "limit");
+
+/* Value of x0d_sources, an LRU hash by address (16 bytes), of the whole host, not per CPU. */
+struct x0d_source {
+	__u64 due_at; /* theoretical arrival time of the next packet */
+	__u64 limit; /* limit_generation << 32 | index + 1; index part 0: no limit in that generation */
+	__u64 packets; /* that came to this stage */
+	__u64 bytes;
+	__u64 limited; /* of these, dropped by the limit */
+};
+_Static_assert(sizeof(struct x0d_source) == 40, "source");
 
 /* Key of x0d_links (address: the neighbour's) and x0d_locals (address: our own). */
 struct x0d_link_key {
@@ -113,16 +200,10 @@ enum x0d_verdict {
 	X0D_VERDICT_DROP, /* refused: XDP_DROP */
 	X0D_VERDICT_REFLECT, /* a probe answered: XDP_TX */
 	X0D_VERDICT_CONSUME, /* a reply recorded: XDP_DROP, nothing was lost */
+	X0D_VERDICT_DENY, /* its source is on the deny-list: XDP_DROP */
+	X0D_VERDICT_LIMIT, /* its source is over its rate: XDP_DROP */
 	X0D_VERDICTS
 };
-
-/* Key and per-CPU value of x0d_counters. */
-struct x0d_counter_key {
-	__u32 ifindex;
-	__u16 class; /* enum x0d_class */
-	__u16 verdict; /* enum x0d_verdict */
-};
-_Static_assert(sizeof(struct x0d_counter_key) == 8, "counter key");
 
 struct x0d_counter {
 	__u64 packets;
@@ -143,11 +224,31 @@ enum x0d_probe_event { /* outcome of each packet that came to a probe port of ou
 	X0D_PROBE_EVENTS
 };
 
-/* Key of x0d_probe_events; its per-CPU value is a __u64 count. */
-struct x0d_probe_event_key {
-	__u32 ifindex;
-	__u32 event; /* enum x0d_probe_event */
+/* Per-CPU value of x0d_interfaces, by ifindex.  The daemon makes the entry before it attaches; a packet
+ * of an interface without one passes uncounted. */
+struct x0d_interface {
+	struct x0d_counter packets[X0D_CLASSES][X0D_VERDICTS];
+	__u64 probes[X0D_PROBE_EVENTS];
+	__u64 events_sent;
+	__u64 events_lost; /* the ring buffer was full */
+	__u64 event_tick; /* packets since the last event */
 };
-_Static_assert(sizeof(struct x0d_probe_event_key) == 8, "probe event key");
+_Static_assert(sizeof(struct x0d_interface) == 16 * 9 * 6 + 8 * 9 + 24, "interface");
+
+/* Record of the ring buffer x0d_events. */
+struct x0d_event {
+	__u64 at;
+	__u32 ifindex;
+	__u32 length; /* of the frame */
+	__u8 source[16]; /* zero if the packet is not IP; as it came in, also when it was reflected */
+	__u8 destination[16];
+	__be16 source_port; /* 0 where there are none */
+	__be16 destination_port;
+	__u8 protocol; /* IP protocol number */
+	__u8 class; /* enum x0d_class */
+	__u8 verdict; /* enum x0d_verdict */
+	__u8 tags; /* VLAN tags */
+};
+_Static_assert(sizeof(struct x0d_event) == 56, "event");
 
 #endif

@@ -69,6 +69,14 @@ class KernelRefused(X0dError):
         super().__init__(f"{text}: {detail}" if detail else text)
 
 
+class ProgramRejected(KernelRefused):
+    """The verifier refused a program; ``log_tail`` has its last words."""
+
+
+class ProgramTypeRefused(KernelRefused):
+    """This kernel, or what it allows to this process, has no such kind of program."""
+
+
 class ForeignProgram(KernelRefused):
     """An XDP program that is not ours holds the interface; it is never replaced."""
 
@@ -80,6 +88,66 @@ class ForeignProgram(KernelRefused):
             errno,
             f"program id {program_id} of somebody else is attached; remove it or leave {interface} out",
         )
+
+
+class HookChanged(KernelRefused):
+    """Somebody else changed what we were about to change; it is to be read again."""
+
+
+class ForeignGeneration(KernelRefused):
+    """A pinned object of another kind or version than ours; it is never detached silently."""
+
+
+class ModeRefused(KernelRefused):
+    """The driver does not attach in this mode; the next one is tried."""
+
+
+class MtuTooLarge(ModeRefused):
+    """Native mode without multi-buffer frames does not take this interface's MTU."""
+
+
+class DeviceGone(KernelRefused):
+    """The interface was removed or moved to another namespace."""
+
+
+class PinExists(KernelRefused):
+    """The name is taken in the bpf filesystem."""
+
+
+class PinInvalid(KernelRefused):
+    """The bpf filesystem takes no such name: a dot in it, or more than 255 bytes."""
+
+
+class PinMissing(KernelRefused):
+    """Nothing is pinned under this name."""
+
+
+class NotPermitted(KernelRefused):
+    """The kernel wants a capability that this process lacks; ``detail`` names it."""
+
+
+class MapFull(KernelRefused):
+    """A map has no room for another entry."""
+
+
+class TooMany(X0dError):
+    """More entries than the configuration or the program allows; says which key to raise."""
+
+
+class WouldLockOut(X0dError):
+    """An entry covers what x0d or its operator needs; ``--force`` puts it in force all the same."""
+
+    def __init__(self, reasons: tuple[str, ...]) -> None:
+        self.reasons = reasons
+        super().__init__("refused, it would lock you out: " + "; ".join(reasons) + "; --force does it all the same")
+
+
+class NotThere(X0dError):
+    """What the call names does not exist."""
+
+
+class Busy(X0dError):
+    """Something is under way that allows only one at a time."""
 
 
 class StateLocked(X0dError):

@@ -6,6 +6,7 @@ from x0d.config.model import Config
 
 RELOADABLE = frozenset(
     {
+        "ebpf.management",
         "healing.mode",
         "log.level",
         "mesh.announce",

@@ -55,6 +55,22 @@ class EbpfConfig:
     """Probes answered and accepted per interface and second, 10 to 1,000,000."""
     probe_burst: int = 200
     """Probes answered at once beyond that rate, 10 to 100,000."""
+    objects_dir: Path | None = None
+    """Directory of the compiled kernel programs; None: those of the installation."""
+    management: tuple[Prefix, ...] = ()
+    """Where operators work from: deny-list and limits are not put on them without --force."""
+    deny_entries_max: int = 131_072
+    """Deny-list entries, 1,024 to 4,194,304; kernel memory is taken as they come, about 100 bytes each."""
+    sources_max: int = 65_536
+    """Source addresses tracked at a time for limits and talkers, 1,024 to 4,194,304; about 120 bytes each."""
+    talkers: bool = True
+    """Count every source, not only those that a limit holds for."""
+    event_sample_every: int = 100
+    """One packet in so many becomes an event while somebody watches, 1 to 1,000,000."""
+    event_buffer_kib: int = 256
+    """Ring buffer of the events, a power of two from 64 to 16,384."""
+    trace: tuple[str, ...] = ("drops", "tcp", "sockets")
+    """Tracepoints that always run: drops, tcp, sockets, runqueue."""
 
 
 @dataclass(frozen=True, slots=True)

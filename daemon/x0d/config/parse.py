@@ -31,6 +31,8 @@ UNIX_PATH_MAX_BYTES = 107  # sun_path without its final NUL
 CONTROL_SOCKET_SUFFIX_BYTES = 48  # private/ and the longest name of a caller below runtime_dir
 NEIGHBOURS_MAX = 256  # X0D_LINKS_MAX
 ANNOUNCE_MAX = 64
+MANAGEMENT_MAX = 64
+TRACES = ("drops", "tcp", "sockets", "runqueue")
 HEALING_MODES = ("observe", "approve", "auto")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -147,7 +149,17 @@ def _ebpf(section: Section) -> EbpfConfig:
         allow_skb_mode=section.boolean("allow_skb_mode", default=default.allow_skb_mode),
         probe_rate_pps=section.integer("probe_rate_pps", default.probe_rate_pps, 10, 1_000_000),
         probe_burst=section.integer("probe_burst", default.probe_burst, 10, 100_000),
+        objects_dir=section.optional_directory("objects_dir"),
+        management=section.prefixes("management", MANAGEMENT_MAX),
+        deny_entries_max=section.integer("deny_entries_max", default.deny_entries_max, 1024, 4_194_304),
+        sources_max=section.integer("sources_max", default.sources_max, 1024, 4_194_304),
+        talkers=section.boolean("talkers", default=default.talkers),
+        event_sample_every=section.integer("event_sample_every", default.event_sample_every, 1, 1_000_000),
+        event_buffer_kib=section.integer("event_buffer_kib", default.event_buffer_kib, 64, 16_384),
+        trace=section.choices("trace", TRACES, default.trace),
     )
+    if config.event_buffer_kib.bit_count() != 1:
+        section.problem("event_buffer_kib", f"{config.event_buffer_kib}; allowed: a power of two from 64 to 16384")
     section.finish()
     return config
 

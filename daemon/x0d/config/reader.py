@@ -109,6 +109,16 @@ class Section:
         self._wrong(key, value, ", ".join(f'"{word}"' for word in allowed))
         return default
 
+    def choices(self, key: str, allowed: tuple[str, ...], default: tuple[str, ...]) -> tuple[str, ...]:
+        """An array of some of a few words, each once."""
+        value = self._take(key)
+        if value is MISSING:
+            return default
+        if isinstance(value, list) and all(item in allowed for item in value) and len(set(value)) == len(value):
+            return tuple(value)
+        self._wrong(key, value, "an array of " + ", ".join(f'"{word}"' for word in allowed) + ", each at most once")
+        return default
+
     def text(self, key: str, default: str, pattern: str) -> str:
         """A string that matches a pattern as a whole."""
         value = self._take(key)
@@ -153,6 +163,11 @@ class Section:
             return Path(value)
         self._wrong(key, value, "an absolute path")
         return default
+
+    def optional_directory(self, key: str) -> Path | None:
+        """An absolute path, or None where it is missing."""
+        path = self.directory(key, Path())
+        return None if path == Path() else path
 
     def address(self, key: str, default: str) -> str:
         """An IP address, as text."""

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class DataplaneServiceStub:
-    """What XDP counts on this node's interfaces.
+    """The programs in this node's kernel: what they count, whom they refuse, how they are attached.
     """
 
     def __init__(self, channel):
@@ -40,13 +40,188 @@ class DataplaneServiceStub:
                 request_serializer=x0d_dot_v1_dot_dataplane__pb2.GetStatsRequest.SerializeToString,
                 response_deserializer=x0d_dot_v1_dot_dataplane__pb2.GetStatsResponse.FromString,
                 _registered_method=True)
+        self.WatchStats = channel.unary_stream(
+                '/x0d.v1.DataplaneService/WatchStats',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.WatchStatsRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.WatchStatsResponse.FromString,
+                _registered_method=True)
+        self.WatchTop = channel.unary_stream(
+                '/x0d.v1.DataplaneService/WatchTop',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.WatchTopRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.WatchTopResponse.FromString,
+                _registered_method=True)
+        self.WatchEvents = channel.unary_stream(
+                '/x0d.v1.DataplaneService/WatchEvents',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.WatchEventsRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.WatchEventsResponse.FromString,
+                _registered_method=True)
+        self.ListPrograms = channel.unary_unary(
+                '/x0d.v1.DataplaneService/ListPrograms',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.ListProgramsRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.ListProgramsResponse.FromString,
+                _registered_method=True)
+        self.Upgrade = channel.unary_unary(
+                '/x0d.v1.DataplaneService/Upgrade',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.UpgradeRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.UpgradeResponse.FromString,
+                _registered_method=True)
+        self.Attach = channel.unary_unary(
+                '/x0d.v1.DataplaneService/Attach',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.AttachRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.AttachResponse.FromString,
+                _registered_method=True)
+        self.Detach = channel.unary_unary(
+                '/x0d.v1.DataplaneService/Detach',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.DetachRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.DetachResponse.FromString,
+                _registered_method=True)
+        self.Trace = channel.unary_stream(
+                '/x0d.v1.DataplaneService/Trace',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.TraceRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.TraceResponse.FromString,
+                _registered_method=True)
+        self.ListDeny = channel.unary_stream(
+                '/x0d.v1.DataplaneService/ListDeny',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.ListDenyRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.ListDenyResponse.FromString,
+                _registered_method=True)
+        self.AddDeny = channel.unary_unary(
+                '/x0d.v1.DataplaneService/AddDeny',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.AddDenyRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.AddDenyResponse.FromString,
+                _registered_method=True)
+        self.RemoveDeny = channel.unary_unary(
+                '/x0d.v1.DataplaneService/RemoveDeny',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.RemoveDenyRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.RemoveDenyResponse.FromString,
+                _registered_method=True)
+        self.LoadDeny = channel.stream_stream(
+                '/x0d.v1.DataplaneService/LoadDeny',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.LoadDenyRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.LoadDenyResponse.FromString,
+                _registered_method=True)
+        self.ListLimits = channel.unary_unary(
+                '/x0d.v1.DataplaneService/ListLimits',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.ListLimitsRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.ListLimitsResponse.FromString,
+                _registered_method=True)
+        self.AddLimit = channel.unary_unary(
+                '/x0d.v1.DataplaneService/AddLimit',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.AddLimitRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.AddLimitResponse.FromString,
+                _registered_method=True)
+        self.RemoveLimit = channel.unary_unary(
+                '/x0d.v1.DataplaneService/RemoveLimit',
+                request_serializer=x0d_dot_v1_dot_dataplane__pb2.RemoveLimitRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_dataplane__pb2.RemoveLimitResponse.FromString,
+                _registered_method=True)
 
 
 class DataplaneServiceServicer:
-    """What XDP counts on this node's interfaces.
+    """The programs in this node's kernel: what they count, whom they refuse, how they are attached.
     """
 
     def GetStats(self, request, context):
+        """Sums over the CPUs, as they stand.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchStats(self, request, context):
+        """The same, again and again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTop(self, request, context):
+        """What is busiest, for a live view.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEvents(self, request, context):
+        """Sampled packets, while somebody watches.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPrograms(self, request, context):
+        """Programs, attachments and maps.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Upgrade(self, request, context):
+        """Reads the compiled objects again and puts them in force, all or none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Attach(self, request, context):
+        """Takes up interfaces that Detach has left.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Detach(self, request, context):
+        """Leaves interfaces until Attach or a restart.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Trace(self, request, context):
+        """Measures with a program that costs too much to run always; ends by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDeny(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddDeny(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveDeny(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadDeny(self, request_iterator, context):
+        """Replaces the whole deny-list by a file's lines: the old list or the new one, never half.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListLimits(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddLimit(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveLimit(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -60,6 +235,81 @@ def add_DataplaneServiceServicer_to_server(servicer, server):
                     request_deserializer=x0d_dot_v1_dot_dataplane__pb2.GetStatsRequest.FromString,
                     response_serializer=x0d_dot_v1_dot_dataplane__pb2.GetStatsResponse.SerializeToString,
             ),
+            'WatchStats': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchStats,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.WatchStatsRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.WatchStatsResponse.SerializeToString,
+            ),
+            'WatchTop': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTop,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.WatchTopRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.WatchTopResponse.SerializeToString,
+            ),
+            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEvents,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.WatchEventsRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.WatchEventsResponse.SerializeToString,
+            ),
+            'ListPrograms': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPrograms,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.ListProgramsRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.ListProgramsResponse.SerializeToString,
+            ),
+            'Upgrade': grpc.unary_unary_rpc_method_handler(
+                    servicer.Upgrade,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.UpgradeRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.UpgradeResponse.SerializeToString,
+            ),
+            'Attach': grpc.unary_unary_rpc_method_handler(
+                    servicer.Attach,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.AttachRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.AttachResponse.SerializeToString,
+            ),
+            'Detach': grpc.unary_unary_rpc_method_handler(
+                    servicer.Detach,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.DetachRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.DetachResponse.SerializeToString,
+            ),
+            'Trace': grpc.unary_stream_rpc_method_handler(
+                    servicer.Trace,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.TraceRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.TraceResponse.SerializeToString,
+            ),
+            'ListDeny': grpc.unary_stream_rpc_method_handler(
+                    servicer.ListDeny,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.ListDenyRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.ListDenyResponse.SerializeToString,
+            ),
+            'AddDeny': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddDeny,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.AddDenyRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.AddDenyResponse.SerializeToString,
+            ),
+            'RemoveDeny': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveDeny,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.RemoveDenyRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.RemoveDenyResponse.SerializeToString,
+            ),
+            'LoadDeny': grpc.stream_stream_rpc_method_handler(
+                    servicer.LoadDeny,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.LoadDenyRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.LoadDenyResponse.SerializeToString,
+            ),
+            'ListLimits': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLimits,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.ListLimitsRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.ListLimitsResponse.SerializeToString,
+            ),
+            'AddLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddLimit,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.AddLimitRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.AddLimitResponse.SerializeToString,
+            ),
+            'RemoveLimit': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveLimit,
+                    request_deserializer=x0d_dot_v1_dot_dataplane__pb2.RemoveLimitRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_dataplane__pb2.RemoveLimitResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'x0d.v1.DataplaneService', rpc_method_handlers)
@@ -69,7 +319,7 @@ def add_DataplaneServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DataplaneService:
-    """What XDP counts on this node's interfaces.
+    """The programs in this node's kernel: what they count, whom they refuse, how they are attached.
     """
 
     @staticmethod
@@ -89,6 +339,411 @@ class DataplaneService:
             '/x0d.v1.DataplaneService/GetStats',
             x0d_dot_v1_dot_dataplane__pb2.GetStatsRequest.SerializeToString,
             x0d_dot_v1_dot_dataplane__pb2.GetStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/WatchStats',
+            x0d_dot_v1_dot_dataplane__pb2.WatchStatsRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.WatchStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTop(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/WatchTop',
+            x0d_dot_v1_dot_dataplane__pb2.WatchTopRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.WatchTopResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/WatchEvents',
+            x0d_dot_v1_dot_dataplane__pb2.WatchEventsRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.WatchEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPrograms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/ListPrograms',
+            x0d_dot_v1_dot_dataplane__pb2.ListProgramsRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.ListProgramsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Upgrade(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/Upgrade',
+            x0d_dot_v1_dot_dataplane__pb2.UpgradeRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.UpgradeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Attach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/Attach',
+            x0d_dot_v1_dot_dataplane__pb2.AttachRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.AttachResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Detach(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/Detach',
+            x0d_dot_v1_dot_dataplane__pb2.DetachRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.DetachResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/Trace',
+            x0d_dot_v1_dot_dataplane__pb2.TraceRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.TraceResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDeny(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/ListDeny',
+            x0d_dot_v1_dot_dataplane__pb2.ListDenyRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.ListDenyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddDeny(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/AddDeny',
+            x0d_dot_v1_dot_dataplane__pb2.AddDenyRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.AddDenyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveDeny(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/RemoveDeny',
+            x0d_dot_v1_dot_dataplane__pb2.RemoveDenyRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.RemoveDenyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadDeny(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/x0d.v1.DataplaneService/LoadDeny',
+            x0d_dot_v1_dot_dataplane__pb2.LoadDenyRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.LoadDenyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLimits(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/ListLimits',
+            x0d_dot_v1_dot_dataplane__pb2.ListLimitsRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.ListLimitsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/AddLimit',
+            x0d_dot_v1_dot_dataplane__pb2.AddLimitRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.AddLimitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveLimit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.DataplaneService/RemoveLimit',
+            x0d_dot_v1_dot_dataplane__pb2.RemoveLimitRequest.SerializeToString,
+            x0d_dot_v1_dot_dataplane__pb2.RemoveLimitResponse.FromString,
             options,
             channel_credentials,
             insecure,

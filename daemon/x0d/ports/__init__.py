@@ -1,0 +1,51 @@
+"""What the services need from the outside world, as Protocols.  Adapters satisfy them; so do the fakes.
+
+Methods that may take longer than some microseconds are coroutines: their adapters work in a thread
+of their own.  Plain methods are safe to call on the event loop.
+"""
+
+from x0d.ports.knowledge import KnowledgeStore
+from x0d.ports.network import Clock, DatagramSocket, Interface, InterfaceEvent, InterfaceSource, RouteTable
+from x0d.ports.plane import (
+    Attachment,
+    DataPlane,
+    MapStatus,
+    ObjectStatus,
+    PacketCounter,
+    PlaneSample,
+    ProbeCounter,
+    ProgramStatus,
+    RefusedMode,
+    Upgraded,
+)
+from x0d.ports.policy import LimitRate, PacketEvent, PacketEvents, PolicyPlane, PolicyStore, Source
+from x0d.ports.tracing import Log2Histogram, Tracer, TraceSample
+
+__all__ = [
+    "Attachment",
+    "Clock",
+    "DataPlane",
+    "DatagramSocket",
+    "Interface",
+    "InterfaceEvent",
+    "InterfaceSource",
+    "KnowledgeStore",
+    "LimitRate",
+    "Log2Histogram",
+    "MapStatus",
+    "ObjectStatus",
+    "PacketCounter",
+    "PacketEvent",
+    "PacketEvents",
+    "PlaneSample",
+    "PolicyPlane",
+    "PolicyStore",
+    "ProbeCounter",
+    "ProgramStatus",
+    "RefusedMode",
+    "RouteTable",
+    "Source",
+    "TraceSample",
+    "Tracer",
+    "Upgraded",
+]

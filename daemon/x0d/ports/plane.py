@@ -1,0 +1,163 @@
+"""The XDP programs as services see them: attachments, neighbours, counters, what is loaded."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from x0d.mesh.model import Address, ProbeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedMode:
+    """An XDP mode that the kernel refused on the way to the one in force."""
+
+    mode: str
+    errno: int
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """Our program on one interface."""
+
+    interface: str
+    ifindex: int
+    mode: str
+    """``native``, ``skb`` or ``hardware``."""
+    frags: bool
+    adopted: bool
+    """The link was pinned by an earlier life of the daemon, and nothing was missed in between."""
+    refused: tuple[RefusedMode, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PacketCounter:
+    ifindex: int
+    protocol_class: str
+    verdict: str
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeCounter:
+    ifindex: int
+    event: str
+    packets: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaneSample:
+    """One pass over what XDP counts: sums over the CPUs, and over the maps of earlier layouts."""
+
+    at_ns: int
+    packets: Sequence[PacketCounter]
+    probes: Sequence[ProbeCounter]
+    events_sent: int
+    events_lost: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramStatus:
+    """A program of ours, in the kernel or not."""
+
+    name: str
+    object_name: str
+    """``xdp`` or ``trace``."""
+    kind: str
+    """``root``, ``stage`` or ``tracepoint``."""
+    state: str
+    """``loaded``, ``refused`` or ``off``."""
+    reason: str = ""
+    errno: int = 0
+    log_tail: str = ""
+    """Last lines of the verifier's log."""
+    program_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MapStatus:
+    name: str
+    map_type: str
+    entries_max: int
+    memory_bytes: int
+    """As the kernel accounts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectStatus:
+    """A compiled object as it was loaded."""
+
+    path: str
+    sha256: str
+    license: str
+    layout_version: int
+    has_btf: bool
+    loaded_unix_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What an upgrade has put in force."""
+
+    replaced: tuple[str, ...]
+    """Names of the programs whose code is another now."""
+    took_ms: float
+
+
+class DataPlane(Protocol):
+    """The XDP programs, their attachments and their maps."""
+
+    async def attach(self, interface: str, ifindex: int) -> Attachment:
+        """Adopt or attach.
+
+        Raises:
+            ForeignProgram: somebody else's program is there; it stays.
+            KernelRefused: no allowed mode works; ``refused`` modes are in its ``detail``.
+        """
+
+    async def detach(self, ifindex: int) -> None:
+        """Take our program off an interface, with what is recorded of it; nothing happens if it is not there."""
+
+    async def detach_all(self) -> None:
+        """Leave nothing in the kernel: attachments, programs, pins, maps.  ``open`` starts anew."""
+
+    async def open(self) -> None:
+        """Load the programs with what is pinned; nothing happens if they are.  See the adapter for what it raises."""
+
+    async def upgrade(self) -> Upgraded:
+        """Read the objects again and put them in force on every interface, all or nothing; no packet is missed.
+
+        Raises:
+            InvalidInput: the file is not an object that can be loaded here.
+            KernelRefused: the kernel refuses a program, with ``log_tail``; the old ones go on.
+        """
+
+    def attached_ifindexes(self) -> frozenset[int]:
+        """Interfaces that our program is on, those of an earlier life included."""
+
+    async def collect(self, ifindexes: frozenset[int]) -> None:
+        """Unpin what belongs to interfaces that no longer exist; ``ifindexes`` are those that do."""
+
+    def put_link(self, ifindex: int, neighbour: Address, local: Address) -> None:
+        """Let XDP answer and accept this neighbour's probes; the record of an adopted link stays."""
+
+    def delete_link(self, ifindex: int, neighbour: Address) -> None:
+        """Forget a neighbour; nothing happens if it is not there."""
+
+    def links(self) -> Mapping[tuple[int, Address], Address]:
+        """Neighbours that XDP knows, (ifindex, neighbour) to own address; those of an earlier life included."""
+
+    def probe_record(self, ifindex: int, neighbour: Address) -> ProbeRecord | None:
+        """Read the kernel's record of a neighbour; None if there is none."""
+
+    def sample(self) -> PlaneSample:
+        """Read every counter in one pass; empty while nothing is loaded."""
+
+    def programs(self) -> Sequence[ProgramStatus]:
+        """Every program of the object, loaded or refused."""
+
+    def maps(self) -> Sequence[MapStatus]:
+        """Every map there is, with the memory it takes."""
+
+    def objects(self) -> Sequence[ObjectStatus]:
+        """The object in force; empty while nothing is loaded."""
