@@ -1,12 +1,13 @@
 """Interfaces: each configured one is waited for, attached, watched, and attached again when it returns.
 
 An interface that does not exist is ``waiting``; one on which the kernel refused our program is
-``blocked``, shown with the reason and tried again now and then; the others go on.  What happens to an
+``blocked``, shown with the reason and tried again now and then; one that an operator took us off is
+``detached`` until he says otherwise or the daemon starts anew; the others go on.  What happens to an
 interface is passed on at once: carrier first, because a reroute hangs on it.
 """
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -14,10 +15,11 @@ from typing import Protocol
 import structlog
 
 from x0d import telemetry
-from x0d.errors import ForeignProgram, KernelRefused, NotSupported
+from x0d.errors import ForeignProgram, KernelRefused, NotSupported, NotThere
 from x0d.ports import Attachment, Clock, DataPlane, Interface, InterfaceEvent, InterfaceSource
 
 RETRY_BLOCKED_S = 5.0  # a foreign program may have been removed, a driver reloaded
+DETACHED_REASON = "an operator detached it; x0ctl ebpf attach takes it up again"
 
 log = structlog.get_logger()
 
@@ -28,7 +30,7 @@ class InterfaceState:
 
     name: str
     state: str
-    """``waiting``, ``attached`` or ``blocked``."""
+    """``waiting``, ``attached``, ``blocked`` or ``detached``."""
     interface: Interface | None = None
     attachment: Attachment | None = None
     reason: str = ""
@@ -59,6 +61,8 @@ class InterfaceService:
         self._listener = listener
         self._statuses = {name: InterfaceState(name, "waiting", reason="does not exist yet") for name in names}
         self._wake = asyncio.Event()
+        self._changing = asyncio.Lock()
+        """One at a time: the reconciling, or an operator's attach or detach."""
         self._carrier: dict[str, bool] = {}
         self._missed: dict[int, InterfaceEvent] = {}
         """Latest event of each interface not attached: it may tell of a change while the attaching was under way."""
@@ -80,10 +84,54 @@ class InterfaceService:
             self._statuses.setdefault(name, InterfaceState(name, "waiting", reason="does not exist yet"))
         self._wake.set()
 
+    async def attach(self, names: Collection[str]) -> tuple[InterfaceState, ...]:
+        """Take up interfaces that ``detach`` has left, and try blocked ones at once; how they stand then.
+
+        Raises:
+            NotThere: one of them is not configured; nothing has changed.
+        """
+        self._check_configured(names)
+        async with self._changing:
+            for name in names:
+                if self._statuses[name].state == "detached":
+                    self._statuses[name] = InterfaceState(name, "waiting", reason="does not exist yet")
+            await self._reconcile()
+        return tuple(self._statuses[name] for name in names)
+
+    async def detach(self, names: Collection[str]) -> tuple[InterfaceState, ...]:
+        """Take our program off interfaces and leave them alone; how they stand then.
+
+        Raises:
+            NotThere: one of them is not configured; nothing has changed.
+        """
+        self._check_configured(names)
+        async with self._changing:
+            for name in names:
+                await self._leave(name)
+        return tuple(self._statuses[name] for name in names)
+
+    def _check_configured(self, names: Collection[str]) -> None:
+        unknown = [name for name in names if name not in self._statuses]
+        if unknown:
+            known = ", ".join(self._statuses) or "none"
+            raise NotThere(f"not an interface of the configuration: {', '.join(unknown)}; configured: {known}")
+
+    async def _leave(self, name: str) -> None:
+        status = self._statuses[name]
+        if status.state == "detached":
+            return
+        self._statuses[name] = InterfaceState(name, "detached", status.interface, reason=DETACHED_REASON)
+        self._carrier.pop(name, None)
+        self._listener.interface_lost(name, self._clock.monotonic_ns(), DETACHED_REASON, blocked=True)
+        if status.interface is not None:
+            await self._plane.detach(status.interface.ifindex)
+        log.info(telemetry.INTERFACE_DETACHED, interface=name, reason="an operator asked for it")
+
     async def start(self) -> None:
         """Attach to what exists, begin to watch, and leave interfaces that an earlier life was configured for."""
         self._source.subscribe(self._on_event)
-        await self._reconcile()
+        async with self._changing:
+            await self._reconcile()
         ours = {status.interface.ifindex for status in self._statuses.values() if status.interface}
         for ifindex in sorted(self._plane.attached_ifindexes() - ours):
             log.info(telemetry.INTERFACE_DETACHED, ifindex=ifindex, reason="not configured any more")
@@ -96,11 +144,14 @@ class InterfaceService:
                 async with asyncio.timeout(RETRY_BLOCKED_S):  # wait_for may swallow a cancel (Python 3.11)
                     await self._wake.wait()
             self._wake.clear()
-            await self._reconcile()
+            async with self._changing:
+                await self._reconcile()
 
     def _on_event(self, event: InterfaceEvent) -> None:
         known = next((s for s in self._statuses.values() if s.interface and s.interface.ifindex == event.ifindex), None)
         current = event.interface
+        if known is not None and known.state == "detached":
+            return
         if known is not None and (current is None or current.name != known.name):
             self._lose(known.name, event.at_ns, "was removed" if current is None else f"was renamed to {current.name}")
         if known is None or known.state != "attached":
@@ -108,6 +159,8 @@ class InterfaceService:
         if current is None or current.name not in self._statuses:
             return
         status = self._statuses[current.name]
+        if status.state == "detached":
+            return
         if status.state != "attached" or status.interface is None or status.interface.ifindex != current.ifindex:
             self._wake.set()
             return
@@ -140,6 +193,8 @@ class InterfaceService:
         await self._plane.collect(frozenset(interface.ifindex for interface in existing.values()))
         for name, status in list(self._statuses.items()):
             current = existing.get(name)
+            if status.state == "detached":
+                continue
             if current is None:
                 if status.state != "waiting":
                     self._lose(name, self._clock.monotonic_ns(), "was removed")
