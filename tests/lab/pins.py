@@ -1,6 +1,7 @@
 """Read the packet counters that x0d's XDP program keeps, straight from the pinned map: no daemon has to run.
 
-The layout is that of ``ebpf/x0d.h``: key {u32 ifindex, u16 class, u16 verdict}, value per CPU {u64 packets, u64 bytes}.
+The layout is that of ``struct x0d_interface`` in ``ebpf/x0d.h``: key u32 ifindex, value per CPU, which begins with
+{u64 packets, u64 bytes} for each class and verdict.
 """
 
 import ctypes
@@ -12,10 +13,12 @@ from lab.machine import LabError
 from lab.network import Lab
 from lab.wires import libbpf
 
-KEY = struct.Struct("=IHH")
-VALUE = struct.Struct("=QQ")
+CLASSES, VERDICTS = 9, 6
+CELLS = struct.Struct(f"={2 * CLASSES * VERDICTS}Q")
+VALUE_BYTES = CELLS.size + 8 * 9 + 24
+KEY_BYTES = 4
 VERDICT_PASS, VERDICT_REFLECT = 0, 2
-MAP = "x0d_counters"
+MAP = "x0d_interfaces"
 
 
 def packets_by_verdict(lab: Lab, node: str) -> dict[int, int]:
@@ -38,14 +41,16 @@ def packets_by_verdict(lab: Lab, node: str) -> dict[int, int]:
 
 def _sum(library: ctypes.CDLL, descriptor: int) -> dict[int, int]:
     cpus = library.libbpf_num_possible_cpus()
-    key, following = None, ctypes.create_string_buffer(KEY.size)
-    values = ctypes.create_string_buffer(VALUE.size * cpus)
+    key, following = None, ctypes.create_string_buffer(KEY_BYTES)
+    values = ctypes.create_string_buffer(VALUE_BYTES * cpus)
     totals: dict[int, int] = {}
     while library.bpf_map_get_next_key(descriptor, key, following) == 0:
         if library.bpf_map_lookup_elem(descriptor, following, values) == 0:
-            verdict = KEY.unpack(following.raw)[2]
-            totals[verdict] = totals.get(verdict, 0) + sum(packets for packets, _ in VALUE.iter_unpack(values.raw))
-        key = ctypes.create_string_buffer(following.raw, KEY.size)
+            for cpu in range(cpus):
+                packets = CELLS.unpack_from(values, cpu * VALUE_BYTES)[::2]
+                for verdict in range(VERDICTS):
+                    totals[verdict] = totals.get(verdict, 0) + sum(packets[verdict::VERDICTS])
+        key = ctypes.create_string_buffer(following.raw, KEY_BYTES)
     return totals
 
 
