@@ -1,4 +1,4 @@
-"""The story that ``scripts/demo`` tells: a link dies silently and the mesh heals; a daemon dies and nothing is lost.
+"""The story that ``scripts/demo`` tells: a dead link heals, a dead daemon loses nothing, a stray source is blocked.
 
 Everything told is observed: packets by a numbered stream between two nodes, routes and counters in the kernel, steps
 in the incidents that x0d recorded (read with x0ctl, as an operator would).  A part that does not hold ends the story
@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 
 from lab import control, pins, timeline, topology
+from lab.blocking import Blocking
 from lab.machine import wait_until
 from lab.network import FaultStamp, Lab
 from lab.teller import Teller
@@ -56,6 +57,7 @@ class Story:
             self.heal_link(stream, cut, path)
             self.kill_daemon(stream, path[1], path)
             self.restart_daemon(stream, path[1], path)
+        self.block_source(path[1])
         self.show_incidents(TARGET)  # an end of the dead link, and a neighbour of the killed daemon
 
     # ---- parts ----
@@ -190,6 +192,11 @@ class Story:
         self.expect(not deleted, f"no route of {node} to be deleted; seen: {deleted[:3]}")
         self.teller.held("no counter fell and no route was deleted on the way")
         self._expect_calm(stream, FaultStamp("restart", started_ns, 0.0), path)
+
+    def block_source(self, node: str) -> None:
+        """A stray source beside the target is dropped by the kernel, then by XDP."""
+        failed = Blocking(self.lab, self.teller, node, TARGET).tell()
+        self.expect(not failed, f"a blocked source; seen: {'; '.join(failed)}")
 
     def show_incidents(self, node: str) -> None:
         """Show what the operator sees."""
