@@ -83,6 +83,15 @@ def test_whole_file() -> None:
         (NODE + "[mesh]\nprobe_interval_ms = 5.0\n", "mesh.probe_interval_ms", "whole number from 5 to 10000"),
         (NODE + "[mesh]\nprobe_interval_ms = true\n", "mesh.probe_interval_ms", "is true"),
         (NODE + "[mesh]\nprobe_miss_limit = 21\n", "mesh.probe_miss_limit", "from 2 to 20"),
+        (NODE + '[ebpf]\nmanagement = "192.0.2.0/24"\n', "ebpf.management", "array"),
+        (NODE + '[ebpf]\nmanagement = ["192.0.2.1/24"]\n', "ebpf.management[0]", "host bits zero"),
+        (NODE + "[ebpf]\ndeny_entries_max = 10\n", "ebpf.deny_entries_max", "from 1024 to 4194304"),
+        (NODE + "[ebpf]\nsources_max = 0\n", "ebpf.sources_max", "from 1024 to 4194304"),
+        (NODE + "[ebpf]\nevent_sample_every = 0\n", "ebpf.event_sample_every", "from 1 to 1000000"),
+        (NODE + "[ebpf]\nevent_buffer_kib = 100\n", "ebpf.event_buffer_kib", "power of two"),
+        (NODE + '[ebpf]\ntrace = ["drops", "all"]\n', "ebpf.trace", '"runqueue", each at most once'),
+        (NODE + '[ebpf]\ntrace = ["tcp", "tcp"]\n', "ebpf.trace", "at most once"),
+        (NODE + '[ebpf]\nobjects_dir = "objects"\n', "ebpf.objects_dir", "absolute path"),
         (NODE + "[mesh]\ninstall_routes = 1\n", "mesh.install_routes", "true or false"),
         (NODE + '[mesh]\ninterfaces = "eth0"\n', "mesh.interfaces", "array"),
         (NODE + '[mesh]\ninterfaces = ["a-name-too-long-0"]\n', "mesh.interfaces[0]", "at most 15 bytes"),
@@ -244,4 +253,5 @@ def test_example_shows_defaults() -> None:
             }:
                 continue
             expected = getattr(getattr(default, section), key)
-            assert (section, key, str(expected)) == (section, key, str(value))
+            shown_value = tuple(value) if isinstance(value, list) else value
+            assert (section, key, str(expected)) == (section, key, str(shown_value))
