@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from x0d import __version__, config, lean
-from x0d.errors import ConfigInvalid, NotSupported, X0dError
+from x0d.errors import ConfigInvalid, NotSupported, StateLocked, X0dError
 
 EX_OK = 0
 EX_FAILED = 1
@@ -34,6 +34,8 @@ def main() -> int:
     if arguments.check_config:
         sys.stdout.write(f"{arguments.config}: valid\n")
         return EX_OK
+    if arguments.detach_all:
+        return _detach_all(loaded)
     return _run(loaded)
 
 
@@ -66,6 +68,26 @@ def _sentences(group: BaseExceptionGroup[BaseException]) -> str:
     )
 
 
+def _detach_all(loaded: config.Config) -> int:
+    """Take everything of ours out of the kernel, for when no daemon is there to be asked."""
+    lean.prepare()
+    from x0d.kernel import pins  # noqa: PLC0415  after lean.prepare
+    from x0d.store.lock import StateLock  # noqa: PLC0415
+
+    try:
+        with StateLock(loaded.node.state_dir):
+            removed = pins.remove_without_daemon(loaded.node.bpffs_dir)
+    except StateLocked as locked:
+        sys.stderr.write(f"{locked}: ask it, with x0ctl ebpf detach --all, or stop it first\n")
+        return EX_FAILED
+    except X0dError as failure:
+        sys.stderr.write(f"{failure}\n")
+        return EX_FAILED
+    found = "programs, pins and maps removed" if removed.existed else "nothing of x0d's"
+    sys.stdout.write(f"{removed.directory}: {found}\n")
+    return EX_OK
+
+
 def _doctor(file: Path, output: str) -> int:
     lean.prepare()
     from x0d import doctor  # noqa: PLC0415  after lean.prepare
@@ -91,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
         "--config", type=Path, default=CONFIG_FILE, metavar="FILE", help=f"configuration file (default {CONFIG_FILE})"
     )
     parser.add_argument("--check-config", action="store_true", help="print every error of the file and exit")
+    parser.add_argument(
+        "--detach-all",
+        action="store_true",
+        help="remove every program, pin and map of x0d from this network namespace while no daemon runs, and exit",
+    )
     parser.add_argument("--doctor", action="store_true", help="say what this kernel, uid and capabilities allow")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form of the doctor's answer")
     parser.add_argument("--version", action="version", version=f"x0d {__version__}")
