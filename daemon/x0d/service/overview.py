@@ -9,7 +9,7 @@ from x0d.errors import errno_name
 from x0d.mapek.model import Incident
 from x0d.mesh.model import AdjacencyState, LinkKey, LinkStateRecord
 from x0d.ports import Clock, DataPlane
-from x0d.service import views
+from x0d.service import views, views_dataplane
 from x0d.service.healing import HealingService
 from x0d.service.interfaces import InterfaceService
 from x0d.service.link import LinkUnit
@@ -46,20 +46,20 @@ class InterfaceOverview:
     def _name(self, ifindex: int) -> str:
         return self._interfaces.name_of(ifindex) or f"#{ifindex}"
 
-    def packet_counters(self) -> Sequence[views.PacketCounter]:
+    def packet_counters(self) -> Sequence[views_dataplane.PacketCounter]:
         """Packets by interface, class and verdict."""
         return [
-            views.PacketCounter(
+            views_dataplane.PacketCounter(
                 self._name(count.ifindex), count.protocol_class, count.verdict, count.packets, count.bytes
             )
             for count in self._plane.packet_counters()
             if count.packets
         ]
 
-    def probe_counters(self) -> Sequence[views.ProbeCounter]:
+    def probe_counters(self) -> Sequence[views_dataplane.ProbeCounter]:
         """Probes by interface and what became of them."""
         return [
-            views.ProbeCounter(self._name(count.ifindex), count.event, count.packets)
+            views_dataplane.ProbeCounter(self._name(count.ifindex), count.event, count.packets)
             for count in self._plane.probe_counters()
             if count.packets
         ]

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from x0d.mapek.model import Incident
+from x0d.service.views_dataplane import DataplaneView, TracingView
+from x0d.service.views_policy import PolicyView
 
 # ---- node ----
 
@@ -210,39 +212,6 @@ class IncidentView(Protocol):
         """
 
 
-# ---- data plane ----
-
-
-@dataclass(frozen=True, slots=True)
-class PacketCounter:
-    """Packets of one class and verdict on one interface."""
-
-    interface: str
-    protocol_class: str
-    verdict: str
-    packets: int
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeCounter:
-    """What happened to probes on one interface."""
-
-    interface: str
-    event: str
-    packets: int
-
-
-class DataplaneView(Protocol):
-    """Counters of the XDP program."""
-
-    def packet_counters(self) -> Sequence[PacketCounter]:
-        """Those that are not zero."""
-
-    def probe_counters(self) -> Sequence[ProbeCounter]:
-        """Those that are not zero."""
-
-
 # ---- all of them ----
 
 
@@ -258,6 +227,8 @@ class Views:
     mesh: MeshView | None = None
     incidents: IncidentView | None = None
     dataplane: DataplaneView | None = None
+    policy: PolicyView | None = None
+    tracing: TracingView | None = None
 
 
 View = TypeVar("View")
