@@ -3,17 +3,23 @@
 Each structure of a map or packet is a ``struct.Struct`` whose size is asserted here, as the C side
 asserts it there, and a pair of functions that makes or reads it.  Integers of maps are the host's,
 those of a probe big endian.  Addresses are 16 bytes in network order, IPv4 as ::ffff:a.b.c.d.
-A change of meaning raises ``LAYOUT_VERSION`` here and in the header.
+A change of meaning raises ``LAYOUT_VERSION`` here and in the header.  Here are the probe, the
+neighbours, the configuration, the counters and the shapes of all maps; what the deny and limit
+stages and the event stream use is in ``layout_policy``.
 """
 
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address
 
 from x0d.errors import InvalidInput
+from x0d.kernel import layout_policy
+from x0d.kernel.layout_policy import decode_address, encode_address
 from x0d.mesh.model import Address, ProbeRecord
 
-LAYOUT_VERSION = 1
+__all__ = ["decode_address", "encode_address"]
+
+LAYOUT_VERSION = 2
 
 PROBE_MAGIC = 0x58304450
 PROBE_VERSION = 1
@@ -25,13 +31,15 @@ PROBE_WINDOW = 64
 
 LINKS_MAX = 256
 INTERFACES_MAX = 256
-COUNTERS_MAX = 8192
+SOURCES_DEFAULT = 65536
+DENY_DEFAULT = 131072
+EVENT_BYTES_DEFAULT = 256 * 1024
 SEQUENCE_JUMP_MAX = 1 << 20
 REPLY_AGE_MAX_NS = 10_000_000_000
 
 CLASSES = ("other", "arp", "tcp", "udp", "icmp", "ip_other", "fragment", "probe", "malformed")
 """Names of ``enum x0d_class``, in its order."""
-VERDICTS = ("pass", "drop", "reflect", "consume")
+VERDICTS = ("pass", "drop", "reflect", "consume", "deny", "limit")
 """Names of ``enum x0d_verdict``, in its order."""
 PROBE_EVENTS = (
     "answered",
@@ -45,20 +53,38 @@ PROBE_EVENTS = (
     "implausible",
 )
 """Names of ``enum x0d_probe_event``, in its order."""
+STAGES = ("deny", "limit", "probe")
+"""Names of ``enum x0d_stage``: index of a program in map ``x0d_stages``."""
+STAGE_SLOTS = 8
 
 PROBE = struct.Struct("!IBBH5Q")
-CONFIG = struct.Struct("=IIQII")
+CONFIG = struct.Struct("=IIQIIII")
 LINK_KEY = struct.Struct("=II16s")
 LINK = struct.Struct("=II16s12Q")
 BUCKET = struct.Struct("=IIQ")
-COUNTER_KEY = struct.Struct("=IHH")
 COUNTER = struct.Struct("=QQ")
-PROBE_EVENT_KEY = struct.Struct("=II")
 COUNT = struct.Struct("=Q")
 LOCAL = struct.Struct("=I")
+IFINDEX = struct.Struct("=I")
+"""Key of maps ``x0d_interfaces`` and ``x0d_buckets``."""
+CELLS = len(CLASSES) * len(VERDICTS)
+INTERFACE = struct.Struct(f"={2 * CELLS}Q{len(PROBE_EVENTS)}Q3Q")
+"""Value of map ``x0d_interfaces`` on one CPU."""
 
-assert (PROBE.size, CONFIG.size, LINK_KEY.size, LINK.size, BUCKET.size) == (48, 24, 24, 120, 16)
-assert (COUNTER_KEY.size, COUNTER.size, PROBE_EVENT_KEY.size) == (8, 16, 8)
+assert (PROBE.size, CONFIG.size, LINK_KEY.size, LINK.size, BUCKET.size) == (48, 32, 24, 120, 16)
+assert (COUNTER.size, INTERFACE.size) == (16, 16 * 9 * 6 + 8 * 9 + 24)
+
+LAYOUT_1_CLASSES = CLASSES
+LAYOUT_1_VERDICTS = ("pass", "drop", "reflect", "consume")
+LAYOUT_1_COUNTER_KEY = struct.Struct("=IHH")
+"""Layout 1, map ``x0d_counters``: ifindex, class, verdict; values are ``COUNTER`` for each CPU."""
+LAYOUT_1_PROBE_EVENT_KEY = struct.Struct("=II")
+"""Layout 1, map ``x0d_probe_events``: ifindex, event; values are ``COUNT`` for each CPU."""
+LAYOUT_1_CONFIG = struct.Struct("=IIQII")
+"""Layout 1, map ``x0d_config``: begins with the layout version, as in every layout."""
+LAYOUT_1_COUNTERS_MAX = 8192
+
+assert (LAYOUT_1_COUNTER_KEY.size, LAYOUT_1_PROBE_EVENT_KEY.size, LAYOUT_1_CONFIG.size) == (8, 8, 24)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +94,48 @@ class MapShape:
     key_size: int
     value_size: int
     entries_max: int
+    """Of a ring buffer: its bytes."""
 
 
-MAPS = {
-    "x0d_config": MapShape(4, CONFIG.size, 1),
-    "x0d_links": MapShape(LINK_KEY.size, LINK.size, LINKS_MAX),
-    "x0d_locals": MapShape(LINK_KEY.size, LOCAL.size, LINKS_MAX),
-    "x0d_buckets": MapShape(4, BUCKET.size, INTERFACES_MAX),
-    "x0d_counters": MapShape(COUNTER_KEY.size, COUNTER.size, COUNTERS_MAX),
-    "x0d_probe_events": MapShape(PROBE_EVENT_KEY.size, COUNT.size, INTERFACES_MAX * len(PROBE_EVENTS)),
-}
-"""Every map of the data plane by name."""
-PER_CPU_MAPS = frozenset({"x0d_counters", "x0d_probe_events"})
+def map_shapes(
+    deny_entries_max: int = DENY_DEFAULT,
+    sources_max: int = SOURCES_DEFAULT,
+    event_buffer_bytes: int = EVENT_BYTES_DEFAULT,
+) -> dict[str, MapShape]:
+    """Every map of the XDP object by name; ``event_buffer_bytes`` is a power of two and whole pages."""
+    policy, limits_max = layout_policy, layout_policy.LIMITS_MAX
+    return {
+        "x0d_config": MapShape(4, CONFIG.size, 1),
+        "x0d_policy": MapShape(4, policy.POLICY.size, 1),
+        "x0d_stages": MapShape(4, 4, STAGE_SLOTS),
+        "x0d_scratch": MapShape(4, policy.SCRATCH_BYTES, 1),
+        "x0d_links": MapShape(LINK_KEY.size, LINK.size, LINKS_MAX),
+        "x0d_locals": MapShape(LINK_KEY.size, LOCAL.size, LINKS_MAX),
+        "x0d_buckets": MapShape(IFINDEX.size, BUCKET.size, INTERFACES_MAX),
+        "x0d_interfaces": MapShape(IFINDEX.size, INTERFACE.size, INTERFACES_MAX),
+        **{name: MapShape(4, 4, 2) for name in policy.DENY_KEYS},
+        "x0d_deny_filter": MapShape(4, policy.DENY_FILTER.size, 2),
+        "x0d_deny_hits": MapShape(4, COUNT.size, deny_entries_max),
+        "x0d_limit4": MapShape(policy.NET4_KEY.size, policy.LIMIT_INDEX.size, limits_max),
+        "x0d_limit6": MapShape(policy.NET6_KEY.size, policy.LIMIT_INDEX.size, limits_max),
+        "x0d_limits": MapShape(4, policy.LIMIT.size, limits_max),
+        "x0d_limit_hits": MapShape(4, COUNT.size, limits_max),
+        "x0d_sources": MapShape(16, policy.SOURCE.size, sources_max),
+        "x0d_events": MapShape(0, 0, event_buffer_bytes),
+    }
+
+
+def deny_shapes(deny_entries_max: int = DENY_DEFAULT) -> dict[str, MapShape]:
+    """Inner maps by the name of the outer one that holds them."""
+    value_size = layout_policy.DENY.size
+    return {
+        name: MapShape(key_size, value_size, deny_entries_max) for name, key_size in layout_policy.DENY_KEYS.items()
+    }
+
+
+MAPS = map_shapes()
+"""Every map of the XDP object by name, of default size."""
+PER_CPU_MAPS = frozenset({"x0d_interfaces", "x0d_deny_hits", "x0d_limit_hits", "x0d_scratch"})
 """Their values come once for each possible CPU."""
 
 
@@ -106,6 +162,10 @@ class DataPlaneConfig:
     """Probes answered or accepted per interface and second."""
     probe_burst: int
     """Depth of the bucket, probes."""
+    event_every: int = 0
+    """Every Nth packet of a CPU and interface becomes an event; 0: none."""
+    talkers: bool = True
+    """Count every source, not only those that a limit holds for."""
     layout_version: int = LAYOUT_VERSION
 
 
@@ -143,17 +203,6 @@ def decode_probe(payload: bytes) -> Probe:
         reason = f"not a probe of version {PROBE_VERSION}: magic {magic:#x} version {version} kind {kind}"
         raise InvalidInput(reason)
     return Probe(kind, *numbers)
-
-
-def encode_address(address: Address) -> bytes:
-    """16 bytes; IPv4 as ::ffff:a.b.c.d."""
-    return address.packed if isinstance(address, IPv6Address) else bytes(10) + b"\xff\xff" + address.packed
-
-
-def decode_address(packed: bytes) -> Address:
-    """Invert ``encode_address``."""
-    address = IPv6Address(packed)
-    return address.ipv4_mapped or address
 
 
 def encode_link_key(ifindex: int, address: Address) -> bytes:
@@ -197,11 +246,48 @@ def decode_link(value: bytes) -> tuple[Address, ProbeRecord]:
 def encode_config(config: DataPlaneConfig) -> bytes:
     """Value of map ``x0d_config``."""
     return CONFIG.pack(
-        config.layout_version, config.probe_port, config.session, config.probe_rate_pps, config.probe_burst
+        config.layout_version,
+        config.probe_port,
+        config.session,
+        config.probe_rate_pps,
+        config.probe_burst,
+        config.event_every,
+        config.talkers,
     )
 
 
 def decode_config(value: bytes) -> DataPlaneConfig:
     """Invert ``encode_config``."""
-    layout_version, probe_port, session, probe_rate_pps, probe_burst = CONFIG.unpack(value)
-    return DataPlaneConfig(session, probe_port, probe_rate_pps, probe_burst, layout_version)
+    version, probe_port, session, probe_rate_pps, probe_burst, event_every, talkers = CONFIG.unpack(value)
+    return DataPlaneConfig(session, probe_port, probe_rate_pps, probe_burst, event_every, bool(talkers), version)
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceCounters:
+    """What was counted of one interface, cells that are not zero; summed over the CPUs."""
+
+    packets: Mapping[tuple[str, str], tuple[int, int]]
+    """(class, verdict) to packets and bytes."""
+    probes: Mapping[str, int]
+    """Event to packets."""
+    events_sent: int
+    events_lost: int
+
+
+def decode_interface(value: bytes) -> InterfaceCounters:
+    """Sum a value of map ``x0d_interfaces``: one ``INTERFACE`` for each CPU."""
+    return name_counters([sum(cell) for cell in zip(*INTERFACE.iter_unpack(value), strict=True)])
+
+
+def name_counters(cells: Sequence[int]) -> InterfaceCounters:
+    """Name the numbers of one ``INTERFACE``, in its order."""
+    packets = {}
+    for number in range(CELLS):
+        count = cells[2 * number]
+        if count:
+            protocol_class, verdict = divmod(number, len(VERDICTS))
+            packets[CLASSES[protocol_class], VERDICTS[verdict]] = (count, cells[2 * number + 1])
+    counts = cells[2 * CELLS : 2 * CELLS + len(PROBE_EVENTS)]
+    probes = {name: count for name, count in zip(PROBE_EVENTS, counts, strict=True) if count}
+    events_sent, events_lost, _tick = cells[2 * CELLS + len(PROBE_EVENTS) :]
+    return InterfaceCounters(packets, probes, events_sent, events_lost)
