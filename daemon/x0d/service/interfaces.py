@@ -90,7 +90,7 @@ class InterfaceService:
         Raises:
             NotThere: one of them is not configured; nothing has changed.
         """
-        self._check_configured(names)
+        self.check_configured(names)
         async with self._changing:
             for name in names:
                 if self._statuses[name].state == "detached":
@@ -104,13 +104,14 @@ class InterfaceService:
         Raises:
             NotThere: one of them is not configured; nothing has changed.
         """
-        self._check_configured(names)
+        self.check_configured(names)
         async with self._changing:
             for name in names:
                 await self._leave(name)
         return tuple(self._statuses[name] for name in names)
 
-    def _check_configured(self, names: Collection[str]) -> None:
+    def check_configured(self, names: Collection[str]) -> None:
+        """See that each is an interface of the configuration.  Raises NotThere."""
         unknown = [name for name in names if name not in self._statuses]
         if unknown:
             known = ", ".join(self._statuses) or "none"

@@ -6,7 +6,7 @@ renders it.  When the loop does not answer within ``SNAPSHOT_S`` the scrape fail
 
 import asyncio
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import Metric
@@ -18,8 +18,9 @@ from x0d.mesh.model import LinkState
 from x0d.service.alerts import Alerts
 from x0d.service.healing import HealingService
 from x0d.service.mesh import MeshService
+from x0d.service.metrics_dataplane import DataplaneReading, families
 from x0d.service.overview import InterfaceOverview, MeshOverview
-from x0d.service.views import InterfaceStatus, Link, NodeView, PacketCounter, ProbeCounter
+from x0d.service.views import InterfaceStatus, Link, NodeView
 
 SNAPSHOT_S = 2.0
 
@@ -32,8 +33,7 @@ class Snapshot:
     uptime_s: float
     interfaces: Sequence[InterfaceStatus]
     links: Sequence[Link]
-    packets: Sequence[PacketCounter]
-    probes: Sequence[ProbeCounter]
+    dataplane: DataplaneReading
     nodes: int
     routes: int
     refused: Mapping[str, int]
@@ -50,6 +50,7 @@ class ScrapeCollector(Collector):
         *,
         node: NodeView,
         interfaces: InterfaceOverview,
+        dataplane: Callable[[], Awaitable[DataplaneReading]],
         mesh_view: MeshOverview,
         mesh: MeshService,
         healing: HealingService,
@@ -61,6 +62,7 @@ class ScrapeCollector(Collector):
         self._loop = asyncio.get_running_loop()
         self._node = node
         self._interfaces = interfaces
+        self._dataplane = dataplane
         self._mesh_view = mesh_view
         self._mesh = mesh
         self._healing = healing
@@ -79,8 +81,7 @@ class ScrapeCollector(Collector):
             uptime_s=status.uptime_s,
             interfaces=self._interfaces.interfaces(),
             links=self._mesh_view.links(),
-            packets=self._interfaces.packet_counters(),
-            probes=self._interfaces.probe_counters(),
+            dataplane=await self._dataplane(),
             nodes=status.nodes_known,
             routes=status.routes_installed,
             refused={**self._refused(), **self._mesh.refused},
@@ -93,9 +94,8 @@ class ScrapeCollector(Collector):
         """Called in the HTTP server's thread."""
         snapshot = asyncio.run_coroutine_threadsafe(self._snapshot(), self._loop).result(SNAPSHOT_S)
         yield from _of_node(snapshot)
-        yield from _of_interfaces(snapshot.interfaces)
+        yield from families(snapshot.dataplane, snapshot.interfaces)
         yield from _of_links(snapshot.links)
-        yield from _of_packets(snapshot)
 
 
 def _of_node(snapshot: Snapshot) -> Iterator[Metric]:
@@ -121,21 +121,6 @@ def _of_node(snapshot: Snapshot) -> Iterator[Metric]:
     yield refused
 
 
-def _of_interfaces(interfaces: Sequence[InterfaceStatus]) -> Iterator[Metric]:
-    attached = GaugeMetricFamily(
-        telemetry.INTERFACE_ATTACHED, "1 where our XDP program is attached, in this mode.", labels=["interface", "mode"]
-    )
-    blocked = GaugeMetricFamily(
-        telemetry.INTERFACE_BLOCKED, "1 where the kernel refused our XDP program.", labels=["interface"]
-    )
-    for status in interfaces:
-        if status.state == "attached":
-            attached.add_metric([status.name, status.mode], 1)
-        blocked.add_metric([status.name], int(status.state == "blocked"))
-    yield attached
-    yield blocked
-
-
 def _of_links(links: Sequence[Link]) -> Iterator[Metric]:
     names = ["link", "neighbour", "interface"]
     up = GaugeMetricFamily(telemetry.LINK_UP, "1 while the link carries traffic.", labels=names)
@@ -159,18 +144,3 @@ def _of_links(links: Sequence[Link]) -> Iterator[Metric]:
         sent.add_metric(labels, link.probes_sent)
         replies.add_metric(labels, link.replies_received)
     yield from (up, state, cost, rtt, loss, sent, replies)
-
-
-def _of_packets(snapshot: Snapshot) -> Iterator[Metric]:
-    names = ["interface", "protocol_class", "verdict"]
-    packets = CounterMetricFamily(telemetry.DATAPLANE_PACKETS, "Packets that XDP saw.", labels=names)
-    octets = CounterMetricFamily(telemetry.DATAPLANE_BYTES, "Bytes of the frames that XDP saw.", labels=names)
-    probes = CounterMetricFamily(
-        telemetry.DATAPLANE_PROBES, "Probe packets, by what became of them.", labels=["interface", "event"]
-    )
-    for count in snapshot.packets:
-        packets.add_metric([count.interface, count.protocol_class, count.verdict], count.packets)
-        octets.add_metric([count.interface, count.protocol_class, count.verdict], count.bytes)
-    for probe in snapshot.probes:
-        probes.add_metric([probe.interface, probe.event], probe.packets)
-    yield from (packets, octets, probes)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from x0d.errors import errno_name
 from x0d.mapek.model import Incident
 from x0d.mesh.model import AdjacencyState, LinkKey, LinkStateRecord
-from x0d.ports import Clock, DataPlane
-from x0d.service import views, views_dataplane
+from x0d.ports import Clock
+from x0d.service import views
 from x0d.service.healing import HealingService
 from x0d.service.interfaces import InterfaceService
 from x0d.service.link import LinkUnit
@@ -18,11 +18,10 @@ from x0d.service.mesh import MeshService
 
 
 class InterfaceOverview:
-    """Interfaces and their counters; satisfies ``DataplaneView``."""
+    """How the configured interfaces stand."""
 
-    def __init__(self, interfaces: InterfaceService, plane: DataPlane) -> None:
+    def __init__(self, interfaces: InterfaceService) -> None:
         self._interfaces = interfaces
-        self._plane = plane
 
     def interfaces(self) -> tuple[views.InterfaceStatus, ...]:
         """How each configured interface stands."""
@@ -42,27 +41,6 @@ class InterfaceOverview:
             )
             for status in self._interfaces.statuses()
         )
-
-    def _name(self, ifindex: int) -> str:
-        return self._interfaces.name_of(ifindex) or f"#{ifindex}"
-
-    def packet_counters(self) -> Sequence[views_dataplane.PacketCounter]:
-        """Packets by interface, class and verdict."""
-        return [
-            views_dataplane.PacketCounter(
-                self._name(count.ifindex), count.protocol_class, count.verdict, count.packets, count.bytes
-            )
-            for count in self._plane.packet_counters()
-            if count.packets
-        ]
-
-    def probe_counters(self) -> Sequence[views_dataplane.ProbeCounter]:
-        """Probes by interface and what became of them."""
-        return [
-            views_dataplane.ProbeCounter(self._name(count.ifindex), count.event, count.packets)
-            for count in self._plane.probe_counters()
-            if count.packets
-        ]
 
 
 class MeshOverview:
