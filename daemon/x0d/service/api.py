@@ -2,8 +2,9 @@
 
 from grpc import aio
 
+from x0d.service.api_dataplane import DataplaneServicer
 from x0d.service.api_incident import IncidentServicer
-from x0d.service.api_mesh import DataplaneServicer, MeshServicer
+from x0d.service.api_mesh import MeshServicer
 from x0d.service.api_node import NodeServicer
 from x0d.service.views import Views
 from x0d.v1 import (

@@ -1,10 +1,10 @@
-"""``MeshService`` and ``DataplaneService``: what this node knows and counts, as it stands now."""
+"""``MeshService``: what this node knows, as it stands now."""
 
 from typing import TYPE_CHECKING, Any
 
 from x0d.service.api_convert import to_message
 from x0d.service.views import Views, there
-from x0d.v1 import dataplane_pb2, dataplane_pb2_grpc, mesh_pb2, mesh_pb2_grpc
+from x0d.v1 import mesh_pb2, mesh_pb2_grpc
 
 if TYPE_CHECKING:
     from grpc.aio import ServicerContext
@@ -44,22 +44,3 @@ class MeshServicer(mesh_pb2_grpc.MeshServiceServicer):
         """Computed routes, installed or not."""
         routes = there(self._views.mesh).routes()
         return mesh_pb2.ListRoutesResponse(routes=[to_message(route, mesh_pb2.Route) for route in routes])
-
-
-class DataplaneServicer(dataplane_pb2_grpc.DataplaneServiceServicer):
-    """Counters of the XDP program."""
-
-    def __init__(self, views: Views) -> None:
-        self._views = views
-
-    async def GetStats(  # noqa: N802 - gRPC's name
-        self,
-        request: dataplane_pb2.GetStatsRequest,  # noqa: ARG002 - empty
-        context: "_Context",  # noqa: ARG002 - not needed
-    ) -> dataplane_pb2.GetStatsResponse:
-        """Sums over the CPUs."""
-        view = there(self._views.dataplane)
-        return dataplane_pb2.GetStatsResponse(
-            counters=[to_message(row, dataplane_pb2.PacketCounter) for row in view.packet_counters()],
-            probes=[to_message(row, dataplane_pb2.ProbeCounter) for row in view.probe_counters()],
-        )

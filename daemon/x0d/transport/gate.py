@@ -2,14 +2,16 @@
 
 In this order: who calls (a peer that did not come through the front is refused), may it (one table,
 deny by default), is the node ready (else UNAVAILABLE, which clients may retry), is there room for
-one more stream.  Unary calls get a deadline.  Errors that x0d raises on purpose become statuses
-here and nowhere else.  Every status that this server decides carries the trailing metadata
-``x0d-reason``, by which a client tells a refusal from a server that is not there.
+one more stream.  Unary calls get a deadline; a stream ends with its client's deadline, its client or
+the daemon.  Errors that x0d raises on purpose become statuses here and nowhere else.  Every status
+that this server decides carries the trailing metadata ``x0d-reason``, by which a client tells a
+refusal from a server that is not there, and what the gate refuses from what the kernel does.
 """
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -18,11 +20,22 @@ import grpc
 from grpc import StatusCode, aio
 
 from x0d.errors import (
+    Busy,
     ConfigInvalid,
+    DeviceGone,
+    HookChanged,
     InvalidInput,
     KernelRefused,
+    MapFull,
+    NotPermitted,
     NotSupported,
+    NotThere,
+    PinExists,
+    PinInvalid,
+    PinMissing,
+    ProgramTypeRefused,
     StorageFailed,
+    TooMany,
     X0dError,
 )
 from x0d.transport.access import METHODS, WHILE_STARTING, Caller, Role, Roles, caller_of
@@ -37,6 +50,8 @@ STREAMS_ADMIN_RESERVED: Final = 8
 """Of these, kept for admins."""
 DETAILS_BYTES_MAX: Final = 7_000
 """Of an error's text as gRPC encodes it; clients take 8 KiB of headers."""
+LOG_CHARACTERS_MAX: Final = 4_000
+"""Of a verifier's log in an error's text."""
 
 if TYPE_CHECKING:
     _Context = aio.ServicerContext[Any, Any]
@@ -46,16 +61,34 @@ _STATUS: Final[tuple[tuple[type[X0dError], StatusCode], ...]] = (
     (InvalidInput, StatusCode.INVALID_ARGUMENT),
     (ConfigInvalid, StatusCode.INVALID_ARGUMENT),
     (StorageFailed, StatusCode.UNAVAILABLE),
+    (Busy, StatusCode.UNAVAILABLE),
     (NotSupported, StatusCode.UNIMPLEMENTED),
+    (ProgramTypeRefused, StatusCode.UNIMPLEMENTED),
+    (NotThere, StatusCode.NOT_FOUND),
+    (DeviceGone, StatusCode.NOT_FOUND),
+    (PinMissing, StatusCode.NOT_FOUND),
+    (PinExists, StatusCode.ALREADY_EXISTS),
+    (PinInvalid, StatusCode.INVALID_ARGUMENT),
+    (HookChanged, StatusCode.ABORTED),
+    (NotPermitted, StatusCode.PERMISSION_DENIED),
+    (MapFull, StatusCode.RESOURCE_EXHAUSTED),
+    (TooMany, StatusCode.RESOURCE_EXHAUSTED),
+    # the state of the kernel or of the lists is in the way: all other refusals, and WouldLockOut
     (KernelRefused, StatusCode.FAILED_PRECONDITION),
     (X0dError, StatusCode.FAILED_PRECONDITION),
 )
-"""First match counts."""
+"""First match counts.  What the kernel does not permit to x0d is no word about the caller: ``x0d-reason`` tells."""
 
 
 def status_of(error: X0dError) -> StatusCode:
     """Status that tells a caller of ``error``."""
     return next(status for kind, status in _STATUS if isinstance(error, kind))
+
+
+def details_of(error: X0dError) -> str:
+    """Sentence for people, and the last of what the verifier has said: that is where it says why."""
+    log = error.log_tail.strip() if isinstance(error, KernelRefused) else ""
+    return f"{error}\n{log[-LOG_CHARACTERS_MAX:]}" if log else str(error)
 
 
 def fitting(details: str) -> str:
@@ -74,6 +107,10 @@ async def refuse(context: "_Context", status: StatusCode, reason: str, details: 
     details = fitting(details)
     await context.abort(status, details, (("x0d-reason", reason),))
     raise AssertionError  # abort raises
+
+
+async def _refuse_for(context: "_Context", error: X0dError) -> NoReturn:
+    await refuse(context, status_of(error), type(error).__name__, details_of(error))
 
 
 class Gate(aio.ServerInterceptor):
@@ -108,9 +145,10 @@ class Gate(aio.ServerInterceptor):
             return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
         if handler.unary_stream is not None:
             return grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream), *codec)
-        if handler.stream_stream is not None:
-            return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream), *codec)
-        return self._unknown(method)
+        if handler.stream_unary is not None:
+            return grpc.stream_unary_rpc_method_handler(self._gather(method, handler.stream_unary), *codec)
+        assert handler.stream_stream is not None
+        return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream), *codec)
 
     async def _admit(self, method: str, context: "_Context") -> Role:
         """Refuse the call or return its caller's role."""
@@ -143,29 +181,44 @@ class Gate(aio.ServerInterceptor):
                     raise
                 await refuse(context, StatusCode.DEADLINE_EXCEEDED, "deadline", f"not done within {limit_s:.0f} s")
             except X0dError as error:
-                await refuse(context, status_of(error), type(error).__name__, str(error))
+                await _refuse_for(context, error)
 
         return call
 
     def _stream(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[None]]":
         async def call(request: Any, context: "_Context") -> None:  # noqa: ANN401 - a message or an iterator
-            role = await self._admit(method, context)
-            limit = STREAMS_MAX if role is Role.ADMIN else STREAMS_MAX - STREAMS_ADMIN_RESERVED
-            if self._streams >= limit:
-                await refuse(context, StatusCode.RESOURCE_EXHAUSTED, "streams", f"{self._streams} streams are open")
-            self._streams += 1
-            try:
-                if inspect.isasyncgenfunction(behaviour):
-                    async for message in behaviour(request, context):
-                        await context.write(message)
-                else:
+            async with self._streaming(method, context):
+                if not inspect.isasyncgenfunction(behaviour):
                     await behaviour(request, context)
-            except X0dError as error:
-                await refuse(context, status_of(error), type(error).__name__, str(error))
-            finally:
-                self._streams -= 1
+                    return
+                # closed here: what a servicer has begun ends with its call, not when the generator is collected
+                async with aclosing(behaviour(request, context)) as messages:
+                    async for message in messages:
+                        await context.write(message)
 
         return call
+
+    def _gather(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[Any]]":
+        async def call(requests: Any, context: "_Context") -> Any:  # noqa: ANN401 - any iterator and message
+            async with self._streaming(method, context):
+                return await behaviour(requests, context)
+
+        return call
+
+    @asynccontextmanager
+    async def _streaming(self, method: str, context: "_Context") -> AsyncIterator[None]:
+        """Admit a call that streams in either direction, and count it while it lasts."""
+        role = await self._admit(method, context)
+        limit = STREAMS_MAX if role is Role.ADMIN else STREAMS_MAX - STREAMS_ADMIN_RESERVED
+        if self._streams >= limit:
+            await refuse(context, StatusCode.RESOURCE_EXHAUSTED, "streams", f"{self._streams} streams are open")
+        self._streams += 1
+        try:
+            yield
+        except X0dError as error:
+            await _refuse_for(context, error)
+        finally:
+            self._streams -= 1
 
     def _unknown(self, method: str) -> "_Handler":
         """Answer for a method that does not exist: strangers learn no more than of one that does."""
