@@ -13,7 +13,6 @@ import structlog
 from x0d import telemetry
 from x0d.config import Changes, Config
 from x0d.kernel.clock import SystemClock
-from x0d.kernel.dataplane import XdpDataPlane
 from x0d.kernel.interfaces import KernelInterfaces
 from x0d.kernel.layout import encode_request
 from x0d.kernel.routes import KernelRouteTable
@@ -21,6 +20,7 @@ from x0d.mapek.loop import Loop
 from x0d.mesh.detector import DetectorTimers
 from x0d.mesh.model import LinkKey, Prefix
 from x0d.mesh.node import MeshNode, MeshTimers
+from x0d.node.kernel_parts import KernelParts
 from x0d.service.alerts import Alerts
 from x0d.service.execute import Executor
 from x0d.service.fib import Fib
@@ -45,6 +45,7 @@ log = structlog.get_logger()
 class Graph:
     """All services of one daemon; complete once every ``open_*`` has run."""
 
+    kernel: KernelParts
     interfaces: InterfaceService
     links: LinkService
     mesh: MeshService
@@ -83,19 +84,14 @@ class Graph:
             await self._knowledge.list(KNOWN_OPEN_MAX, open_only=True),
         )
 
-    async def open_plane(self, stack: AsyncExitStack) -> None:
-        """Load the XDP program; nothing is attached yet."""
-        ebpf = self._config.ebpf
-        self._plane = XdpDataPlane(
-            self._config.node.bpffs_dir,
-            allow_skb_mode=ebpf.allow_skb_mode,
-            probe_port=self._config.listen.probe_port,
-            probe_rate_pps=ebpf.probe_rate_pps,
-            probe_burst=ebpf.probe_burst,
-            session=self._session,
-        )
-        await self._plane.open()
-        stack.callback(self._plane.close)
+    async def open_kernel(self, stack: AsyncExitStack) -> None:
+        """Load the XDP programs and put the lists in force; nothing is attached yet."""
+        self.kernel = KernelParts(self._config, self._clock, self._alerts, self._session)
+        await self.kernel.open(stack)
+
+    async def open_tracing(self, stack: AsyncExitStack) -> None:
+        """Load the tracepoint programs."""
+        await self.kernel.open_tracing(stack)
 
     async def put_address(self, stack: AsyncExitStack) -> None:
         """Open the route table and put the node's stable address on lo."""
@@ -157,7 +153,7 @@ class Graph:
             timers=detector_timers(config),
             session=self._session,
             encode=encode_request,
-            plane=self._plane,
+            plane=self.kernel.plane,
             source=self._source,
             sockets=self.sockets,
             ports=LinkPorts(config.listen.probe_port, config.listen.mesh_port),
@@ -175,8 +171,9 @@ class Graph:
             on_peer_report=self.links.peer_reported,
             packets_lost=self.links.packets_lost,
         )
-        self.interfaces = InterfaceService(config.interfaces, self._source, self._plane, clock, self.links)
-        self.interface_view = InterfaceOverview(self.interfaces, self._plane)
+        self.interfaces = InterfaceService(config.interfaces, self._source, self.kernel.plane, clock, self.links)
+        self.interface_view = InterfaceOverview(self.interfaces)
+        self.kernel.serve(self.interfaces)
         self.mesh_view = MeshOverview(self.links, self.mesh, clock)
 
     def _has_open_incident(self, link: LinkKey) -> bool:
@@ -201,6 +198,7 @@ class Graph:
         if "mesh.interfaces" in reloadable or "mesh.neighbours" in reloadable:
             self.interfaces.add(read.interfaces)
             self.links.configure(entries(read))
+        self.kernel.reconfigure(read)
         self._config = read
 
 

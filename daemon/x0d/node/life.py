@@ -81,10 +81,11 @@ class Node:
             ("lock the state directory", self._lock_state),
             ("open the control socket", self._open_control),
             ("open the knowledge store", graph.open_knowledge),
-            ("load the data plane", graph.open_plane),
+            ("load the data plane", graph.open_kernel),
             ("put the node's address on lo", graph.put_address),
             ("read the routes of an earlier life", graph.open_mesh),
             ("attach to the interfaces", graph.open_interfaces),
+            ("load the tracepoints", graph.open_tracing),
             ("look at the host", self._look_at_host),
         )
         for name, step in steps:
@@ -126,11 +127,14 @@ class Node:
     async def _open_views(self, stack: AsyncExitStack, graph: Graph) -> None:
         self._views.mesh = graph.mesh_view
         self._views.incidents = IncidentOverview(graph.healing)
-        self._views.dataplane = graph.interface_view
+        self._views.dataplane = graph.kernel.dataplane
+        self._views.policy = graph.kernel.policy
+        self._views.tracing = graph.kernel.tracing
         self._counted.registry.register(
             ScrapeCollector(
                 node=self,
                 interfaces=graph.interface_view,
+                dataplane=graph.kernel.dataplane.reading,
                 mesh_view=graph.mesh_view,
                 mesh=graph.mesh,
                 healing=graph.healing,
@@ -160,6 +164,7 @@ class Node:
                     ("healing", graph.healing.run()),
                     ("healing ticks", graph.healing.run_ticks()),
                     ("knowledge", graph.healing.run_store()),
+                    ("lists", graph.kernel.policy.run()),
                 )
             ]
             self._become_ready(group)

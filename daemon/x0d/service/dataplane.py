@@ -16,6 +16,7 @@ from x0d.ports import Clock, DataPlane, PacketEvent, PacketEvents, ProgramStatus
 from x0d.service import views_dataplane as shown
 from x0d.service.counting import Counting, TopReader
 from x0d.service.interfaces import InterfaceService, InterfaceState
+from x0d.service.metrics_dataplane import DataplaneReading
 from x0d.service.tracing import TracingService
 
 log = structlog.get_logger()
@@ -98,6 +99,19 @@ class Dataplane:
                 for row in objects
             ],
             attachments=[_attachment(status) for status in self._interfaces.statuses()],
+        )
+
+    async def reading(self) -> DataplaneReading:
+        """What one scrape shows."""
+        counting = self._counting
+        return DataplaneReading(
+            sample=counting.readings.sample(),
+            trace=await self._tracing.read(),
+            programs=(*self._plane.programs(), *self._tracing.programs()),
+            maps=(*self._plane.maps(), *self._tracing.maps()),
+            deny_entries=counting.policy.deny_count,
+            limits=counting.policy.limit_count,
+            name_of=counting.name_of,
         )
 
     # ---- steering ----

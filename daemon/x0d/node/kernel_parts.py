@@ -1,0 +1,145 @@
+"""What the daemon has in the kernel: XDP programs, lists, events and tracepoints, with the services over them.
+
+Opened in this order: the programs with their maps, what an earlier life has left in the lists, the lists
+as they are on disk.  ``reopen`` does the same again after an operator has had everything removed.
+"""
+
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from ipaddress import ip_network
+
+from x0d.config import Config
+from x0d.kernel.clock import SystemClock
+from x0d.kernel.dataplane import PlaneSettings, XdpDataPlane
+from x0d.kernel.events import KernelEvents
+from x0d.kernel.pins import netns_inode
+from x0d.kernel.policy import KernelPolicy
+from x0d.kernel.tracing import KernelTracer
+from x0d.mesh.model import Prefix
+from x0d.policy.guard import Protected
+from x0d.policy.model import PackedPrefix, pack
+from x0d.service.alerts import Alerts
+from x0d.service.counting import Counting
+from x0d.service.dataplane import Dataplane
+from x0d.service.interfaces import InterfaceService
+from x0d.service.policy import PolicyService
+from x0d.service.sampling import PlaneReadings
+from x0d.service.tracing import TracingService
+from x0d.store.policy import PolicyDatabase
+
+LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+KIB = 1024
+
+
+class KernelParts:
+    """All adapters of the kernel programs, built by hand; complete once ``open`` has run."""
+
+    dataplane: Dataplane
+
+    def __init__(self, config: Config, clock: SystemClock, alerts: Alerts, session: int) -> None:
+        """``session``: the prober's, random and not 0."""
+        ebpf = config.ebpf
+        self._config = config
+        self._clock = clock
+        self._interfaces: InterfaceService | None = None
+        self.plane = XdpDataPlane(config.node.bpffs_dir, plane_settings(config, session))
+        self._lists = KernelPolicy(lambda: self.plane.map_fds, lambda: self.plane.maps_dir, ebpf.deny_entries_max)
+        self._events = KernelEvents(lambda: self.plane.map_fds, ebpf.event_buffer_kib * KIB, ebpf.event_sample_every)
+        self._store = PolicyDatabase(config.node.state_dir / "policy.db")
+        self._tracer = KernelTracer(ebpf.trace, ebpf.objects_dir, netns_inode())
+        self.tracing = TracingService(self._tracer, clock)
+        self.policy = PolicyService(
+            plane=self._lists,
+            store=self._store,
+            clock=clock,
+            alerts=alerts,
+            protected=self._protected,
+            deny_entries_max=ebpf.deny_entries_max,
+        )
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        """Load the XDP programs and put deny-list and limits in force; nothing is attached yet."""
+        stack.callback(self.plane.close)
+        await self.plane.open()
+        stack.callback(self._lists.close)
+        await self._lists.open()
+        stack.push_async_callback(self._store.close)
+        await self._store.open()
+        await self.policy.start()
+        stack.callback(self._events.close)
+        self._events.open()
+
+    async def open_tracing(self, stack: AsyncExitStack) -> None:
+        """Load the tracepoint programs; what the kernel refuses is shown, and the rest runs."""
+        stack.callback(self._tracer.close)
+        await self.tracing.open()
+
+    async def reopen(self) -> None:
+        """Load everything again after it was removed; nothing happens if it is there."""
+        await self.plane.open()
+        await self._lists.open()
+        await self.policy.restore()
+        self._events.open()
+
+    def serve(self, interfaces: InterfaceService) -> None:
+        """Join what counts to what is attached."""
+        self._interfaces = interfaces
+        counting = Counting(
+            readings=PlaneReadings(self.plane, self._clock),
+            tracing=self.tracing,
+            policy=self.policy,
+            policy_plane=self._lists,
+            interfaces=interfaces,
+            clock=self._clock,
+        )
+        self.dataplane = Dataplane(
+            plane=self.plane,
+            counting=counting,
+            events=self._events,
+            interfaces=interfaces,
+            tracing=self.tracing,
+            clock=self._clock,
+            reopen=self.reopen,
+        )
+
+    def reconfigure(self, config: Config) -> None:
+        """Take over neighbours and management prefixes of a newly read configuration."""
+        self._config = config
+
+    def _protected(self) -> Sequence[Protected]:
+        """What a deny-list entry or a limit must not cover unasked."""
+        found = [
+            Protected(pack(each.address), f"neighbour {each.node} on {each.interface}", overlap=False)
+            for each in self._config.mesh.neighbours
+        ]
+        found.append(
+            Protected(pack(self._config.node.address.network_address), "this node's own address", overlap=False)
+        )
+        for status in self._interfaces.statuses() if self._interfaces else ():
+            for address in status.interface.addresses if status.interface else ():
+                found.append(Protected(pack(address.ip), f"this node's own address on {status.name}", overlap=False))
+        found += [Protected(packed(prefix), "this host's loopback", overlap=True) for prefix in LOOPBACK]
+        found += [Protected(packed(prefix), "ebpf.management", overlap=True) for prefix in self._config.ebpf.management]
+        return found
+
+
+def packed(prefix: Prefix) -> PackedPrefix:
+    """A prefix of the configuration, as the lists have it."""
+    return PackedPrefix(prefix.network_address.packed, prefix.prefixlen)
+
+
+def plane_settings(config: Config, session: int) -> PlaneSettings:
+    """What the XDP programs are configured with."""
+    ebpf = config.ebpf
+    return PlaneSettings(
+        allow_skb_mode=ebpf.allow_skb_mode,
+        probe_port=config.listen.probe_port,
+        probe_rate_pps=ebpf.probe_rate_pps,
+        probe_burst=ebpf.probe_burst,
+        session=session,
+        deny_entries_max=ebpf.deny_entries_max,
+        sources_max=ebpf.sources_max,
+        talkers=ebpf.talkers,
+        event_buffer_bytes=ebpf.event_buffer_kib * KIB,
+        objects_dir=ebpf.objects_dir,
+    )
