@@ -108,19 +108,20 @@ class KernelParts:
 
     def _protected(self) -> Sequence[Protected]:
         """What a deny-list entry or a limit must not cover unasked."""
-        found = [
-            Protected(pack(each.address), f"neighbour {each.node} on {each.interface}", overlap=False)
-            for each in self._config.mesh.neighbours
-        ]
-        found.append(
-            Protected(pack(self._config.node.address.network_address), "this node's own address", overlap=False)
-        )
+        config = self._config
+        ours = {pack(config.node.address.network_address): "this node's own address"}
         for status in self._interfaces.statuses() if self._interfaces else ():
-            for address in status.interface.addresses if status.interface else ():
-                found.append(Protected(pack(address.ip), f"this node's own address on {status.name}", overlap=False))
-        found += [Protected(packed(prefix), "this host's loopback", overlap=True) for prefix in LOOPBACK]
-        found += [Protected(packed(prefix), "ebpf.management", overlap=True) for prefix in self._config.ebpf.management]
-        return found
+            addresses = status.interface.addresses if status.interface else ()
+            ours |= {pack(address.ip): f"this node's own address on {status.name}" for address in addresses}
+        neighbours = {
+            pack(each.address): f"neighbour {each.node} on {each.interface}" for each in config.mesh.neighbours
+        }
+        ranges = {packed(prefix): "this host's loopback" for prefix in LOOPBACK}
+        ranges |= {packed(prefix): "ebpf.management" for prefix in config.ebpf.management}
+        return (
+            *(Protected(prefix, what, overlap=False) for prefix, what in (ours | neighbours).items()),
+            *(Protected(prefix, what, overlap=True) for prefix, what in ranges.items()),
+        )
 
 
 def packed(prefix: Prefix) -> PackedPrefix:
