@@ -31,7 +31,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-const __u32 layout_version SEC("x0d_layout") = X0D_TRACE_LAYOUT_VERSION;
+const __u32 layout_version SEC("x0d_layout") = X0D_LAYOUT_VERSION;
 
 /* ---- whose it is ---- */
 

@@ -1,15 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
  * What the tracing programs and the daemon share; the Python side is daemon/x0d/kernel/trace_layout.py.
- * A change of meaning raises X0D_TRACE_LAYOUT_VERSION on both sides.  Nothing of this is pinned, so there is
- * never an older layout to read; the number guards against an object of another version.
+ * A change of meaning raises X0D_LAYOUT_VERSION, one number for all objects of a version.  Nothing of this is pinned,
+ * so there is never an older layout to read; the number guards against an object of another version.
  */
 #ifndef X0D_TRACE_H
 #define X0D_TRACE_H
 
-#include <linux/types.h>
-
-#define X0D_TRACE_LAYOUT_VERSION 1
+#include "x0d.h"
 
 #define X0D_TRACE_REASONS_MAX 512
 #define X0D_TRACE_PEERS_MAX 1024

@@ -12,7 +12,7 @@
 
 char LICENSE[] SEC("license") = "GPL";
 
-const __u32 layout_version SEC("x0d_layout") = X0D_TRACE_LAYOUT_VERSION;
+const __u32 layout_version SEC("x0d_layout") = X0D_LAYOUT_VERSION;
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
