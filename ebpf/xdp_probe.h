@@ -1,12 +1,23 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * Probes: who may send one, turning a request round, recording a reply.
+ * The probe stage: who may send a probe, turning a request round, recording a reply.
+ *
+ * A packet is a probe if it is UDP to the probe port and to an address that the daemon has named
+ * as ours on this interface (x0d_locals).  The same port in transit is somebody else's packet.
+ * A request of a neighbour is turned round in place and sent back (XDP_TX); a reply to one of our
+ * own requests is written into the neighbour's record (x0d_links) and ends here.  So both go on
+ * while the daemon is stopped, and no daemon's scheduling is in a round-trip time.
+ *
+ * Probes are of one shape: untagged, no IP options or extension headers, no fragments, payload of
+ * exactly sizeof(struct x0d_probe).  That keeps every offset a constant.  Anything else that comes
+ * to a probe port of ours is counted as malformed and dropped.  The UDP checksum of a probe is not
+ * checked: veth hands over packets whose checksum their sender has left to the hardware.
+ * Floor: 5.10.
  */
 #ifndef XDP_PROBE_H
 #define XDP_PROBE_H
 
-#include "xdp_maps.h"
-#include "xdp_view.h"
+#include "xdp_finish.h"
 
 #define PROBE_UDP_BYTES (sizeof(struct udphdr) + sizeof(struct x0d_probe))
 #define MILLITOKENS 1000
@@ -200,43 +211,28 @@ unlock:
 	return event;
 }
 
-struct ends {
-	struct x0d_link_key source; /* key of x0d_links */
-	struct x0d_link_key destination; /* key of x0d_locals */
+/* Whether the IP header promises exactly one probe that no router has passed on. */
+struct promise {
 	__u32 hop_limit;
-	bool whole; /* the IP header promises exactly one probe */
+	bool whole;
 };
 
-static __always_inline void map_ipv4(__u8 *address, __be32 ipv4)
+static __always_inline bool read_promise(struct promise *promise, void *header, void *end, __u32 family)
 {
-	__u32 *word = (__u32 *)address;
-
-	word[2] = bpf_htonl(0xffff);
-	word[3] = ipv4;
-}
-
-static __always_inline bool read_ends(struct ends *ends, void *data, void *end, __u32 family)
-{
-	void *header = data + sizeof(struct ethhdr);
-
 	if (family == 4) {
 		struct iphdr *ip = header;
 
 		if ((void *)(ip + 1) > end)
 			return false;
-		map_ipv4(ends->source.address, ip->saddr);
-		map_ipv4(ends->destination.address, ip->daddr);
-		ends->hop_limit = ip->ttl;
-		ends->whole = ip->tot_len == bpf_htons(sizeof(*ip) + PROBE_UDP_BYTES);
+		promise->hop_limit = ip->ttl;
+		promise->whole = ip->tot_len == bpf_htons(sizeof(*ip) + PROBE_UDP_BYTES);
 	} else {
 		struct ipv6hdr *ip = header;
 
 		if ((void *)(ip + 1) > end)
 			return false;
-		__builtin_memcpy(ends->source.address, &ip->saddr, 16);
-		__builtin_memcpy(ends->destination.address, &ip->daddr, 16);
-		ends->hop_limit = ip->hop_limit;
-		ends->whole = ip->payload_len == bpf_htons(PROBE_UDP_BYTES);
+		promise->hop_limit = ip->hop_limit;
+		promise->whole = ip->payload_len == bpf_htons(PROBE_UDP_BYTES);
 	}
 	return true;
 }
@@ -260,34 +256,38 @@ static __always_inline bool well_formed(const struct ethhdr *ethernet, const str
 
 /* What became of a packet to a probe port: an x0d_probe_event, or X0D_PROBE_EVENTS for one that is
  * not to us. */
-static __always_inline __u32 handle_probe(struct xdp_md *ctx, const struct view *view, const struct x0d_config *config)
+static __always_inline __u32 handle_probe(struct xdp_md *ctx, const struct x0d_view *view,
+					  const struct x0d_config *config)
 {
 	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
 	void *ip = data + sizeof(struct ethhdr);
-	struct ends ends = {};
+	struct x0d_link_key neighbour = { .ifindex = view->event.ifindex };
+	struct x0d_link_key local = { .ifindex = view->event.ifindex };
+	struct promise promise;
 	struct x0d_link_value *link;
 	struct udphdr *udp;
 	struct x0d_probe *probe;
 	__u64 now, session, sent_at, sequence;
 
-	ends.source.ifindex = ends.destination.ifindex = ctx->ingress_ifindex;
-	if (!read_ends(&ends, data, end, view->family) || !bpf_map_lookup_elem(&x0d_locals, &ends.destination))
+	__builtin_memcpy(neighbour.address, view->event.source, 16);
+	__builtin_memcpy(local.address, view->event.destination, 16);
+	if (!read_promise(&promise, ip, end, view->family) || !bpf_map_lookup_elem(&x0d_locals, &local))
 		return X0D_PROBE_EVENTS;
-	if (ends.hop_limit != X0D_PROBE_HOP_LIMIT)
+	if (promise.hop_limit != X0D_PROBE_HOP_LIMIT)
 		return X0D_PROBE_HOP_LIMIT_WRONG;
-	link = bpf_map_lookup_elem(&x0d_links, &ends.source);
-	if (!link || !same_address(((struct x0d_link *)link)->local_address, ends.destination.address))
+	link = bpf_map_lookup_elem(&x0d_links, &neighbour);
+	if (!link || !same_address(((struct x0d_link *)link)->local_address, local.address))
 		return X0D_PROBE_STRANGER;
 
 	udp = ip + (view->family == 4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr));
 	probe = (void *)(udp + 1);
-	if (view->odd || !ends.whole || (void *)(probe + 1) > end || !well_formed(data, udp, probe))
+	if (view->odd || !promise.whole || (void *)(probe + 1) > end || !well_formed(data, udp, probe))
 		return X0D_PROBE_MALFORMED;
 
 	now = bpf_ktime_get_ns();
 	session = load_be64(&probe->session);
 	if (probe->kind == X0D_PROBE_REQUEST) {
-		if (!take_token(ctx->ingress_ifindex, config, now))
+		if (!take_token(view->event.ifindex, config, now))
 			return X0D_PROBE_RATE_EXCEEDED;
 		turn_round(data, ip, udp, view->family, now, record_request(link, session, now));
 		return X0D_PROBE_ANSWERED;
@@ -300,9 +300,30 @@ static __always_inline __u32 handle_probe(struct xdp_md *ctx, const struct view 
 	sequence = load_be64(&probe->sequence);
 	if (!sequence || sent_at > now || now - sent_at > X0D_REPLY_AGE_MAX_NS)
 		return X0D_PROBE_IMPLAUSIBLE;
-	if (!take_token(ctx->ingress_ifindex, config, now))
+	if (!take_token(view->event.ifindex, config, now))
 		return X0D_PROBE_RATE_EXCEEDED;
 	return record_reply(link, probe, session, sequence, now - sent_at, now);
+}
+
+static __always_inline int run_probe(struct xdp_md *ctx)
+{
+	__u32 zero = 0, event;
+	struct x0d_config *config = bpf_map_lookup_elem(&x0d_config, &zero);
+	struct x0d_view *view = get_view();
+
+	if (!config || !view)
+		return XDP_PASS;
+	event = handle_probe(ctx, view, config);
+	switch (event) {
+	case X0D_PROBE_EVENTS:
+		return call_stages(ctx, view, X0D_STAGE_PROBE + 1);
+	case X0D_PROBE_ANSWERED:
+		return finish_as(view, X0D_CLASS_PROBE, X0D_VERDICT_REFLECT, event);
+	case X0D_PROBE_ACCEPTED:
+	case X0D_PROBE_DUPLICATE:
+		return finish_as(view, X0D_CLASS_PROBE, X0D_VERDICT_CONSUME, event);
+	}
+	return finish_as(view, X0D_CLASS_PROBE, X0D_VERDICT_DROP, event);
 }
 
 #endif
