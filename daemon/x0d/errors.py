@@ -130,6 +130,10 @@ class MapFull(KernelRefused):
     """A map has no room for another entry."""
 
 
+class MapTooLarge(KernelRefused):
+    """The kernel makes no map of this size, or has no memory for it."""
+
+
 class TooMany(X0dError):
     """More entries than the configuration or the program allows; says which key to raise."""
 

@@ -82,15 +82,17 @@ class ObjectInfo:
         return frozenset(self.maps).difference(*(self.maps_of.get(program, frozenset()) for program in programs))
 
 
-def inspect(elf: bytes, name: str) -> ObjectInfo:
+def inspect(elf: bytes, name: str, *, layout_version: int = LAYOUT_VERSION) -> ObjectInfo:
     """Look into an object; ``name`` is its file's, for the error.
+
+    An object that states another layout than ``layout_version`` is refused, one that states none is not.
 
     Raises:
         InvalidInput: with the file's name and what is wrong with it.
     """
     try:
         _check_tables(elf)
-        return _describe(elf, name)
+        return _describe(elf, name, layout_version)
     except InvalidInput as fault:
         reason = f"{name}: {fault}"
         raise InvalidInput(reason) from fault
@@ -133,7 +135,7 @@ def _require(holds: bool, reason: str) -> None:
         raise InvalidInput(reason)
 
 
-def _describe(elf: bytes, name: str) -> ObjectInfo:
+def _describe(elf: bytes, name: str, layout_version: int) -> ObjectInfo:
     from elftools.common.exceptions import ELFError  # noqa: PLC0415 - takes 50 ms
 
     try:
@@ -144,7 +146,12 @@ def _describe(elf: bytes, name: str) -> ObjectInfo:
     _check_sections(parts)
     licence = parts.content.get("license", b"").split(b"\0")[0].decode(errors="replace")
     _check_licence(licence, parts)
-    layout_version = _read_layout_version(parts)
+    stated_version = _read_layout_version(parts)
+    _require(
+        stated_version in {0, layout_version},
+        f"its maps follow layout {stated_version}, this daemon reads layout {layout_version}; "
+        "install both from one version",
+    )
     sizes = btf.map_sizes(parts.content[".BTF"]) if ".BTF" in parts.content else {}
     for map_name, entries in sizes.items():
         _require(
@@ -155,7 +162,7 @@ def _describe(elf: bytes, name: str) -> ObjectInfo:
         name=name,
         sha256=hashlib.sha256(elf).hexdigest(),
         license=licence,
-        layout_version=layout_version,
+        layout_version=stated_version,
         has_btf=".BTF" in parts.content,
         has_core_relocations=btf.has_core_relocations(parts.content.get(".BTF.ext", b"")),
         programs=tuple((function.section, function.name) for function in parts.functions),
@@ -257,12 +264,7 @@ def _read_layout_version(parts: _Parts) -> int:
     if raw is None:
         return 0
     _require(len(raw) == 4, f"section {LAYOUT_SECTION} has {len(raw)} bytes, not 4")
-    version = int.from_bytes(raw, "little")
-    _require(
-        version == LAYOUT_VERSION,
-        f"its maps follow layout {version}, this daemon reads layout {LAYOUT_VERSION}; install both from one version",
-    )
-    return version
+    return int.from_bytes(raw, "little")
 
 
 def _maps_of(parts: _Parts) -> dict[str, frozenset[str]]:
