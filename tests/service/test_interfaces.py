@@ -11,9 +11,9 @@ from fakes.clock import FakeClock, passes, run_virtual, until
 from fakes.dataplane import FakeDataPlane
 from fakes.interfaces import FakeInterfaces
 from service.nodes import interface
-from x0d.errors import KernelRefused
+from x0d.errors import KernelRefused, NotThere
 from x0d.ports import Attachment, Interface
-from x0d.service.interfaces import RETRY_BLOCKED_S, InterfaceService
+from x0d.service.interfaces import DETACHED_REASON, RETRY_BLOCKED_S, InterfaceService
 
 ETH0 = interface("eth0", 7, "10.0.0.1/24")
 
@@ -212,5 +212,39 @@ def test_interfaces_of_a_reload_and_of_an_earlier_life() -> None:
         world.service.add(["eth1", "eth0"])
         await until(lambda: world.service.name_of(8) == "eth1", 0.1)
         assert ["eth0", "eth1"] == [status.name for status in world.service.statuses()]
+
+    play(world, scenario)
+
+
+def test_operator_detaches_and_attaches() -> None:
+    """A detached interface is left alone whatever happens to it, is told as lost, and is taken up when asked."""
+    world = World(ETH0)
+
+    async def scenario() -> None:
+        world.listener.take()
+        (left,) = await world.service.detach(["eth0"])
+        assert ("detached", {}) == (left.state, world.plane.attached)
+        assert [f"blocked eth0: {DETACHED_REASON}"] == world.listener.take()
+        world.source.put(replace(ETH0, carrier=False))
+        world.source.remove(7)
+        world.source.put(interface("eth0", 8))
+        await passes(3 * RETRY_BLOCKED_S)
+        assert ({}, [], "detached") == (world.plane.attached, world.listener.take(), world.standing()[0])
+        (taken,) = await world.service.attach(["eth0"])
+        assert ("attached", {8}) == (taken.state, set(world.plane.attached))
+        assert ["ready eth0 #8 0", "carrier eth0 True"] == world.listener.take()
+
+    play(world, scenario)
+
+
+def test_unknown_interface_changes_nothing() -> None:
+    """A name that is not configured is refused, with the configured ones, before anything is detached."""
+    world = World(ETH0)
+
+    async def scenario() -> None:
+        for work in (world.service.detach, world.service.attach):
+            with pytest.raises(NotThere, match="eth9; configured: eth0"):
+                await work(["eth0", "eth9"])
+        assert ("attached", "") == world.standing()
 
     play(world, scenario)
