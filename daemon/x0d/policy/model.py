@@ -6,7 +6,7 @@ of ``ipaddress``: ten times cheaper to make, to compare and to hand to the kerne
 
 import re
 from dataclasses import dataclass
-from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final, NamedTuple
 
 from x0d.errors import InvalidInput
@@ -16,8 +16,15 @@ LIMITS_MAX: Final = 1024
 COMMENT_CHARACTERS_MAX: Final = 200
 RATE_PPS_MAX: Final = 10_000_000
 BURST_MAX: Final = 1_000_000
+PREFIX_CHARACTERS_MAX: Final = 49
+"""The longest spelling there is: eight groups, the last two as an IPv4 address, and ``/128``."""
 
-_PLAIN_IPV4 = re.compile(r"(?:0|[1-9]\d{0,2})(?:\.(?:0|[1-9]\d{0,2})){3}", re.ASCII)
+_PLAIN_IPV6 = re.compile(r"[0-9a-fA-F:]{2,39}")
+_MAPPED = bytes(10) + b"\xff\xff"
+_OCTETS = {str(number): number for number in range(256)}
+_LENGTHS = {str(number): number for number in range(129)}
+_IPV4_MASKS = tuple(0xFFFFFFFF << (32 - length) & 0xFFFFFFFF for length in range(33))
+_SHOWN_CHARACTERS_MAX = 60  # of what somebody wrote, in an error's sentence
 
 
 class PackedPrefix(NamedTuple):
@@ -42,6 +49,17 @@ class PackedPrefix(NamedTuple):
         if len(self.address) != len(other.address) or self.length > other.length:
             return False
         return mask(other.address, self.length) == self.address
+
+
+class Terms(NamedTuple):
+    """How long an entry holds and why it is there: what a whole list keeps beside each prefix."""
+
+    expires_unix_ms: int = 0
+    """0: never."""
+    comment: str = ""
+
+
+_make_prefix = tuple.__new__  # a third of a microsecond less than the class itself; a list has 100,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +88,24 @@ class Limit:
 
 def mask(address: bytes, length: int) -> bytes:
     """Clear every bit behind ``length``."""
-    bits = len(address) * 8
-    number = int.from_bytes(address) >> (bits - length) << (bits - length)
-    return number.to_bytes(len(address))
+    if len(address) == 4:
+        return (int.from_bytes(address) & _IPV4_MASKS[length]).to_bytes(4)
+    beyond = 128 - length
+    return (int.from_bytes(address) >> beyond << beyond).to_bytes(16)
+
+
+def clean_comment(text: str) -> str:
+    """Cut what a terminal or a log would take for a command, and what is beyond ``COMMENT_CHARACTERS_MAX``."""
+    text = text[: 4 * COMMENT_CHARACTERS_MAX]
+    if not text.isprintable():
+        text = "".join(character if character.isprintable() else " " for character in text)
+    return " ".join(text.split())[:COMMENT_CHARACTERS_MAX].rstrip()
+
+
+def shown(text: str) -> str:
+    """Quote what somebody wrote, cut to a length that fits a sentence."""
+    cut = len(text) > _SHOWN_CHARACTERS_MAX
+    return f"{text[:_SHOWN_CHARACTERS_MAX]!r}..." if cut else repr(text)
 
 
 def pack(address: IPv4Address | IPv6Address) -> PackedPrefix:
@@ -89,28 +122,56 @@ def parse_prefix(text: str) -> PackedPrefix:
         InvalidInput: it is neither an address nor a prefix; says why.
     """
     host, slash, tail = text.partition("/")
-    address = _parse_address(host, text)
+    address = _quick_ipv4(host) or _quick_ipv6(host) or _parse_address(host, text)
     bits = len(address) * 8
     if not slash:
-        return PackedPrefix(address, bits)
-    if not (tail.isascii() and tail.isdigit()) or int(tail) > bits:
-        raise InvalidInput(f"{text!r}: the prefix length must be a number from 0 to {bits}")
-    length = int(tail)
-    return PackedPrefix(address if length == bits else mask(address, length), length)
+        return _make_prefix(PackedPrefix, (address, bits))
+    length = _LENGTHS.get(tail, bits + 1)
+    if length > bits:
+        raise InvalidInput(f"{shown(text)}: the prefix length must be a number from 0 to {bits}")
+    return _make_prefix(PackedPrefix, (mask(address, length), length))
+
+
+def _quick_ipv4(host: str) -> bytes | None:
+    """Read a dotted quad in half a microsecond; None for all else."""
+    numbers = host.split(".")
+    if len(numbers) != 4:
+        return None
+    one, two, three, four = numbers
+    try:
+        return bytes((_OCTETS[one], _OCTETS[two], _OCTETS[three], _OCTETS[four]))
+    except KeyError:
+        return None
+
+
+def _quick_ipv6(host: str) -> bytes | None:
+    """Read groups of hexadecimal digits, a tenth of the time of ``ipaddress``; None for all else."""
+    if not _PLAIN_IPV6.fullmatch(host):
+        return None
+    head, gap, tail = host.partition("::")
+    before = head.split(":") if head else []
+    after = tail.split(":") if tail else []
+    missing = 8 - len(before) - len(after)
+    if (missing < 1) if gap else missing:
+        return None
+    groups = before + ["0"] * missing + after
+    digits = "".join([group.rjust(4, "0") for group in groups])
+    if "" in groups or len(digits) != 32:  # a third colon in a row, or a group of more than four
+        return None
+    address = bytes.fromhex(digits)
+    return None if address.startswith(_MAPPED) else address
 
 
 def _parse_address(host: str, text: str) -> bytes:
-    if _PLAIN_IPV4.fullmatch(host):
-        try:
-            return bytes(map(int, host.split(".")))
-        except ValueError:
-            raise InvalidInput(f"{text!r}: a number of an IPv4 address is above 255") from None
+    """Read what the quick ways have not: rare spellings, and whatever is wrong, with its reason."""
+    if len(text) > PREFIX_CHARACTERS_MAX:
+        raise InvalidInput(f"{shown(text)} is too long for an IP address or a prefix")
     try:
-        address = IPv6Address(host)
-    except AddressValueError as error:
-        raise InvalidInput(f"{text!r} is neither an IP address nor a prefix: {error}") from None
-    if address.scope_id is not None:
-        raise InvalidInput(f"{text!r}: a prefix has no zone")
-    if address.ipv4_mapped is not None:
-        raise InvalidInput(f"{text!r}: write the IPv4 address itself")
+        address = ip_address(host)
+    except ValueError:
+        raise InvalidInput(f"{shown(text)} is neither an IP address nor a prefix") from None
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise InvalidInput(f"{shown(text)}: a prefix has no zone")
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        raise InvalidInput(f"{shown(text)}: write the IPv4 address itself")
     return address.packed
