@@ -61,7 +61,7 @@ class DenyFileReader:
         Raises:
             InvalidInput: a sentence for each of the first ``FAULTS_MAX`` faulty lines.
         """
-        if self._rest:
+        if self._rest and len(self._faults) < FAULTS_MAX:
             last, self._rest = self._rest, ""
             self._read([last])
         if self._faults:

@@ -1,0 +1,152 @@
+"""Deny-list and limits on disk.
+
+A row's key is the address in network order followed by one byte of length, so that a prefix is found
+by one comparison; the table is ordered by it and has no second index, which makes replacing 100,000 rows
+twice as fast.  An operator's change is answered once it is on the disk (``synchronous = FULL``): changes
+are rare, and a block that a power cut takes back is worse than ten milliseconds.
+"""
+
+import sqlite3
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+from x0d.policy.model import (
+    BURST_MAX,
+    RATE_PPS_MAX,
+    DenyEntry,
+    Limit,
+    PackedPrefix,
+    clean_comment,
+    mask,
+)
+from x0d.store.database import Database, Opened, transaction
+from x0d.store.schema import Migration
+
+MIGRATIONS: Final = (
+    Migration(
+        "deny-list and limits, keyed by address and length",
+        (
+            """CREATE TABLE deny (
+                prefix BLOB PRIMARY KEY,
+                expires_unix_ms INTEGER NOT NULL,
+                comment TEXT NOT NULL
+            ) STRICT, WITHOUT ROWID""",
+            """CREATE TABLE limits (
+                prefix BLOB PRIMARY KEY,
+                rate_pps INTEGER NOT NULL,
+                burst INTEGER NOT NULL,
+                expires_unix_ms INTEGER NOT NULL,
+                comment TEXT NOT NULL
+            ) STRICT, WITHOUT ROWID""",
+        ),
+    ),
+)
+INSERT_DENY: Final = "INSERT INTO deny VALUES (?, ?, ?)"
+SAVE_DENY: Final = (
+    f"{INSERT_DENY} ON CONFLICT (prefix) DO UPDATE SET expires_unix_ms = excluded.expires_unix_ms,"
+    " comment = excluded.comment"
+)
+SAVE_LIMIT: Final = (
+    "INSERT INTO limits VALUES (?, ?, ?, ?, ?) ON CONFLICT (prefix) DO UPDATE SET rate_pps = excluded.rate_pps,"
+    " burst = excluded.burst, expires_unix_ms = excluded.expires_unix_ms, comment = excluded.comment"
+)
+
+_LENGTHS = tuple(bytes((length,)) for length in range(129))
+
+
+class PolicyDatabase:
+    """``ports.PolicyStore`` on a file; one instance for a file, under the state directory's lock."""
+
+    def __init__(self, path: Path) -> None:
+        self._database = Database(path, MIGRATIONS, synchronous="FULL")
+        self._unreadable = 0
+
+    @property
+    def unreadable(self) -> int:
+        """Rows that made no sense so far; they are left in the file and out of answers."""
+        return self._unreadable
+
+    async def open(self) -> Opened:
+        """Open, check, migrate; an unreadable file is moved aside.  Raises StorageFailed."""
+        return await self._database.open()
+
+    async def close(self) -> None:
+        """Close; nothing happens if it is closed."""
+        await self._database.close()
+
+    async def load(self) -> tuple[Sequence[DenyEntry], Sequence[Limit]]:
+        """Read everything, expired entries included."""
+        return await self._database.run(self._load)
+
+    async def replace_deny(self, entries: Collection[DenyEntry]) -> None:
+        """Put a whole list in place of the old one, in one transaction."""
+        await self._write(
+            lambda connection: (
+                connection.execute("DELETE FROM deny"),
+                connection.executemany(INSERT_DENY, map(_deny_row, entries)),
+            )
+        )
+
+    async def save_deny(self, entries: Collection[DenyEntry]) -> None:
+        """Insert or replace."""
+        await self._write(lambda connection: connection.executemany(SAVE_DENY, map(_deny_row, entries)))
+
+    async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
+        """Remove; those that are not there are passed over."""
+        await self._write(lambda connection: _delete(connection, "DELETE FROM deny WHERE prefix = ?", prefixes))
+
+    async def save_limit(self, limit: Limit) -> None:
+        """Insert or replace."""
+        row = (_key(limit.prefix), limit.rate_pps, limit.burst, limit.expires_unix_ms, limit.comment)
+        await self._write(lambda connection: connection.execute(SAVE_LIMIT, row))
+
+    async def delete_limits(self, prefixes: Collection[PackedPrefix]) -> None:
+        """Remove; those that are not there are passed over."""
+        await self._write(lambda connection: _delete(connection, "DELETE FROM limits WHERE prefix = ?", prefixes))
+
+    async def _write(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        def in_transaction(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                work(connection)
+
+        await self._database.run(in_transaction)
+
+    def _load(self, connection: sqlite3.Connection) -> tuple[Sequence[DenyEntry], Sequence[Limit]]:
+        deny, limits = [], []
+        rows = connection.execute("SELECT prefix, expires_unix_ms, comment FROM deny")
+        for key, expires_unix_ms, comment in rows:
+            prefix = _read_key(key)
+            if prefix is None or expires_unix_ms < 0:
+                self._unreadable += 1
+            else:
+                deny.append(DenyEntry(prefix, expires_unix_ms, clean_comment(comment)))
+        rows = connection.execute("SELECT prefix, rate_pps, burst, expires_unix_ms, comment FROM limits")
+        for key, rate_pps, burst, expires_unix_ms, comment in rows:
+            prefix = _read_key(key)
+            in_range = 1 <= rate_pps <= RATE_PPS_MAX and 1 <= burst <= BURST_MAX and expires_unix_ms >= 0
+            if prefix is None or not in_range:
+                self._unreadable += 1
+            else:
+                limits.append(Limit(prefix, rate_pps, burst, expires_unix_ms, clean_comment(comment)))
+        return deny, limits
+
+
+def _key(prefix: PackedPrefix) -> bytes:
+    return prefix[0] + _LENGTHS[prefix[1]]
+
+
+def _read_key(key: bytes) -> PackedPrefix | None:
+    """Take a key apart; None if no prefix has it."""
+    address, length = key[:-1], key[-1:]
+    if len(address) not in {4, 16} or length[0] > len(address) * 8 or mask(address, length[0]) != address:
+        return None
+    return PackedPrefix(address, length[0])
+
+
+def _deny_row(entry: DenyEntry) -> tuple[bytes, int, str]:
+    return _key(entry.prefix), entry.expires_unix_ms, entry.comment
+
+
+def _delete(connection: sqlite3.Connection, statement: str, prefixes: Iterable[PackedPrefix]) -> None:
+    connection.executemany(statement, ((_key(prefix),) for prefix in prefixes))
