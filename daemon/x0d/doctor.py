@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,15 @@ _PROGRAM_LOSSES = {
     "sched_cls": (WARNING, "nothing on the way out can be counted or limited"),
     "raw_tp": (WARNING, "no tracing without BTF"),
     "tp_btf": (WARNING, "the kernel's reasons for drops are not seen (needs BTF)"),
+}
+_DETAIL_LOSSES = {
+    "tail_call": (FAILED, "stages cannot be called: x0d does not start"),
+    "compare_exchange": (WARNING, "no rate limits (needs Linux 5.12)"),
+    "coarse_clock": (WARNING, "no cheap clock (needs Linux 5.11)"),
+    "ring_buffer": (WARNING, "no events (needs Linux 5.8)"),
+    "lpm_trie": (WARNING, "no prefixes in the deny-list and in limits"),
+    "array_of_maps": (WARNING, "no deny-list"),
+    "batch_lookup": (WARNING, "maps cannot be read in batches (needs Linux 5.6)"),
 }
 _MODE_LOSSES = {
     "native": (WARNING, "set ebpf.allow_skb_mode = true where drivers have no native mode"),
@@ -146,18 +155,20 @@ def _check_capabilities(capabilities: tuple[str, ...]) -> DoctorCheck:
 
 def _check_programs() -> Iterator[DoctorCheck]:
     try:
-        trials = features.try_programs()
+        programs, details = features.try_programs(), features.try_details()
     except NotSupported as shortfall:
         yield DoctorCheck("programs", FAILED, str(shortfall), "install what is missing")
         return
-    for trial in trials:
-        name = f"program_{trial.name}"
-        if trial.errno == 0:
-            yield DoctorCheck(name, OK, "loads")
-        else:
-            outcome, loss = _PROGRAM_LOSSES[trial.name]
-            remedy = "check the capabilities and the kernel's configuration"
-            yield DoctorCheck(name, outcome, f"{trial.detail}: {errno_name(trial.errno)}; {loss}", remedy)
+    yield from (_judge(f"program_{trial.name}", trial, "loads", _PROGRAM_LOSSES) for trial in programs)
+    yield from (_judge(f"bpf_{trial.name}", trial, "works", _DETAIL_LOSSES) for trial in details)
+
+
+def _judge(name: str, trial: features.Trial, success: str, losses: Mapping[str, tuple[str, str]]) -> DoctorCheck:
+    if trial.errno == 0:
+        return DoctorCheck(name, OK, success)
+    outcome, loss = losses[trial.name]
+    remedy = "check the capabilities and the kernel's configuration"
+    return DoctorCheck(name, outcome, f"{trial.detail}: {errno_name(trial.errno)}; {loss}", remedy)
 
 
 def _check_modes(capabilities: tuple[str, ...]) -> Iterator[DoctorCheck]:

@@ -130,8 +130,8 @@ class MapFull(KernelRefused):
     """A map has no room for another entry."""
 
 
-class MapTooLarge(KernelRefused):
-    """The kernel makes no map of this size, or has no memory for it."""
+class MapTooLarge(MapFull):
+    """The kernel makes no map of this size, or has no room for it."""
 
 
 class TooMany(X0dError):
