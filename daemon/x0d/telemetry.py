@@ -77,9 +77,13 @@ ACTION_FAILED = "action_failed"
 KNOWLEDGE_MIGRATED = "knowledge_migrated"
 DATAPLANE_MAPS_REMADE = "dataplane_maps_remade"
 XDP_FRAGS_REFUSED = "xdp_frags_refused"
+PROGRAM_REFUSED = "program_refused"
 INTERFACE_DETACHED = "interface_detached"
 PROGRAMS_UPGRADED = "programs_upgraded"
 DATAPLANE_REMOVED = "dataplane_removed"
+DENY_LIST_REMADE = "deny_list_remade"
+LIMITS_REMADE = "limits_remade"
+POLICY_SWEEP_FAILED = "policy_sweep_failed"
 
 HEAL_STEPS = ("detect", "decide", "act", "verify")
 ACTION_KINDS = ("install_routes", "set_link_cost")
