@@ -4,6 +4,7 @@ Decoders take one value of a per-CPU map, all CPUs in a row, and return the sum;
 bytes here, so there is no padding.  The layout's number is that of all objects, ``layout.LAYOUT_VERSION``.
 """
 
+import operator
 import struct
 from collections.abc import Mapping, Sequence
 from ipaddress import IPv6Address
@@ -19,6 +20,9 @@ BUCKETS: Final = 40
 
 TABLES: Final = ("x0d_t_drops", "x0d_t_retrans", "x0d_t_rst_out", "x0d_t_rst_in")
 """Maps with an end, in the order of ``enum x0d_trace_table``: places of ``x0d_t_past``."""
+
+CONFIG_MAP: Final = "x0d_t_config"
+TIMEBOX_MAP: Final = "x0d_t_timebox"
 
 CONFIG: Final = struct.Struct("=II")
 PEER: Final = struct.Struct("=16s")
@@ -40,6 +44,16 @@ VALUE_BYTES: Final[Mapping[str, tuple[int, int]]] = {
     "x0d_t_syscalls": (NUMBER.size, HISTOGRAM.size),
 }
 """Bytes of a key, and of a value on one CPU, of the maps that are read."""
+ENTRIES_MAX: Final[Mapping[str, int]] = {
+    "x0d_t_past": len(TABLES),
+    "x0d_t_drops": 512,
+    "x0d_t_retrans": 1024,
+    "x0d_t_rst_out": 1024,
+    "x0d_t_rst_in": 1024,
+    "x0d_t_states": 2 * STATES * STATES,
+    "x0d_t_runq": 1,
+    "x0d_t_syscalls": SYSCALLS_MAX,
+}
 
 _FAMILIES: Final = ("ipv4", "ipv6")
 _TCP_STATES: Final = (
@@ -61,7 +75,7 @@ _TCP_STATES: Final = (
 """From <net/tcp_states.h>; ``ss`` and the kernel's MIBs number them so, and later ones come behind."""
 _NEVER: Final = 0xFFFFFFFF
 
-EMPTY_HISTOGRAM: Final = Log2Histogram((0,) * BUCKETS, 0)
+NO_DURATIONS: Final = Log2Histogram((0,) * BUCKETS, 0)
 
 
 def encode_config(netns_inode: int | None) -> bytes:
@@ -85,6 +99,12 @@ def decode_histogram(value: bytes) -> Log2Histogram:
     words, row = memoryview(value).cast("Q"), BUCKETS + 1
     *counts, sum_ns = [sum(words[i::row]) for i in range(row)]
     return Log2Histogram(tuple(counts), sum_ns)
+
+
+def add(one: Log2Histogram, other: Log2Histogram) -> Log2Histogram:
+    """Sum of two, bucket by bucket."""
+    counts = tuple(map(operator.add, one.counts, other.counts))
+    return Log2Histogram(counts, one.sum_ns + other.sum_ns)
 
 
 def decode_peer(key: bytes) -> str:
