@@ -84,6 +84,14 @@ DATAPLANE_REMOVED = "dataplane_removed"
 DENY_LIST_REMADE = "deny_list_remade"
 LIMITS_REMADE = "limits_remade"
 POLICY_SWEEP_FAILED = "policy_sweep_failed"
+DENY_CHANGED = "deny_changed"
+DENY_LOADED = "deny_loaded"
+LIMITS_CHANGED = "limits_changed"
+POLICY_EXPIRED = "policy_expired"
+POLICY_RESTORED = "policy_restored"
+POLICY_REFUSED = "policy_refused"
+POLICY_UNDO_FAILED = "policy_undo_failed"
+POLICY_COVERS_PROTECTED = "policy_covers_protected"
 
 HEAL_STEPS = ("detect", "decide", "act", "verify")
 ACTION_KINDS = ("install_routes", "set_link_cost")
