@@ -1,89 +1,136 @@
-"""One XDP program on one interface: adopt what is pinned, else attach in the best mode allowed.
+"""XDP on one interface: adopt what is pinned, else attach in the best mode allowed.
 
 An attachment is a bpf_link.  Pinned, it outlives the daemon; its successor opens the pin and swaps
-the program in place, so that no packet passes in between.  Pins are made beside their final name
-and renamed, and an unpinned link ends with its process: killed at any instant, the daemon leaves
-an attachment with its pin or none at all.
+the root program in place, so that no packet passes in between.  Pins are made beside their final
+name and renamed, and an unpinned link ends with its process: killed at any instant, the daemon
+leaves an attachment with its pin or none at all.  Beside the link its root program is pinned, by
+which the next swap tells the kernel what it believes to replace, and the array of stages, which the
+kernel would empty otherwise.
 
-Modes are tried from the best: native with multi-buffer frames, native, and skb where that is
-allowed.  A program of somebody else is never touched.
+Modes are tried from the best: hardware, native with multi-buffer frames, native, and skb where that
+is allowed.  A program of somebody else is never touched.
 """
 
 import errno
-import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
-from x0d.errors import ForeignProgram, KernelRefused, errno_name
+from x0d.errors import (
+    DeviceGone,
+    ForeignGeneration,
+    ForeignProgram,
+    HookChanged,
+    KernelRefused,
+    NotPermitted,
+    errno_name,
+)
 from x0d.kernel import bpf, pins
+from x0d.kernel.pipeline import Pipeline
+from x0d.kernel.refusals import Operation, refine
 from x0d.kernel.xdp_query import read_xdp_hook
 from x0d.ports import Attachment, RefusedMode
 
-ProgramSource = Callable[[bool], int]
-"""Descriptor of our program, with (True) or without frags; raises KernelRefused if it does not load."""
+PipelineSource = Callable[[bool], Pipeline]
+"""Our programs, with (True) or without frags; raises KernelRefused if they do not load."""
 
 BUSY_DELAYS_S = (0.05, 0.1, 0.2, 0.4)
 """The kernel lets go of a closed link's hook a little later."""
 
-_FLAGS = {"native": bpf.XDP_FLAGS_NATIVE, "skb": bpf.XDP_FLAGS_SKB}
+_FLAGS = {"hardware": bpf.XDP_FLAGS_HARDWARE, "native": bpf.XDP_FLAGS_NATIVE, "skb": bpf.XDP_FLAGS_SKB}
+_SWAPPED_PINS = ("stages", "program")
+"""In the order of renaming: ``program`` last, as it tells whether the others are up to date."""
 
 
 def mode_name(mode: str, *, frags: bool) -> str:
-    """``native+frags``, ``native``, ``skb+frags`` or ``skb``."""
-    return f"{mode}+frags" if frags else mode
+    """``hardware``, ``native+frags``, ``native``, ``skb+frags`` or ``skb``."""
+    return f"{mode}+frags" if frags and mode != "hardware" else mode
 
 
 class XdpAttacher:
     """Attaches in one network namespace, whose threads must call it; blocks for some milliseconds."""
 
-    def __init__(self, directory: Path, program: ProgramSource, *, allow_skb_mode: bool) -> None:
+    def __init__(self, directory: Path, pipeline: PipelineSource, *, allow_skb_mode: bool) -> None:
         self._directory = directory
-        self._program = program
+        self._pipeline = pipeline
         self._allow_skb_mode = allow_skb_mode
+        self._frags: dict[int, bool] = {}
 
     def attach(self, interface: str, ifindex: int) -> Attachment:
         """Adopt or attach; errors as in ``ports.DataPlane.attach``."""
-        hook = self._directory / f"{ifindex}{pins.HOOK_SUFFIX}"
+        hook = self._hook(ifindex)
         hook.mkdir(mode=0o700, exist_ok=True)
         link_fd = _open_link(hook)
         if link_fd is not None:
             with bpf.closing(link_fd):
                 adopted = self._adopt(interface, ifindex, hook, link_fd)
             if adopted is not None:
+                self._frags[ifindex] = adopted.frags
                 return adopted
             pins.remove_hook(hook)
             hook.mkdir(mode=0o700)
         try:
-            return self._create(interface, ifindex, hook)
+            made = self._create(interface, ifindex, hook)
         except KernelRefused:
-            pins.remove_hook(hook)
+            self.detach(ifindex)
             raise
+        self._frags[ifindex] = made.frags
+        return made
+
+    def detach(self, ifindex: int) -> None:
+        """Take our program off; nothing happens if it is not there."""
+        pins.remove_hook(self._hook(ifindex))
+        self._frags.pop(ifindex, None)
+
+    def attached(self, *, frags: bool) -> list[int]:
+        """Interfaces on which ``attach`` has put this variant."""
+        return [ifindex for ifindex, has_frags in self._frags.items() if has_frags == frags]
+
+    def replace(self, ifindex: int, pipeline: Pipeline) -> None:
+        """Put another pipeline of the same variant on an interface; one whose device is gone is passed over."""
+        hook = self._hook(ifindex)
+        link_fd = _open_link(hook)
+        if link_fd is None:
+            return
+        with bpf.closing(link_fd):
+            try:
+                _swap_program(hook, link_fd, pipeline)
+            except DeviceGone:
+                return
+
+    def _hook(self, ifindex: int) -> Path:
+        return self._directory / f"{ifindex}{pins.HOOK_SUFFIX}"
 
     def _adopt(self, interface: str, ifindex: int, hook: Path, link_fd: int) -> Attachment | None:
-        """Put our program in a pinned link; None if the link no longer serves and is to be dropped."""
+        """Put our programs in a pinned link; None if the link no longer serves and is to be dropped."""
         info = bpf.link_info(link_fd)
         if info.link_type != bpf.LINK_TYPE_XDP:
-            raise KernelRefused(f"adopt {hook / 'link'}", errno.EINVAL, "the pin is not an XDP link; remove it")
+            reason = f"the pin {hook / 'link'} is not an XDP link; remove it"
+            raise ForeignGeneration(f"adopt XDP on {interface}", errno.EINVAL, reason)
         seen = read_xdp_hook(ifindex)
         is_here = info.ifindex == ifindex and seen.program_id == info.program_id
         if not is_here or (seen.mode == "skb" and not self._allow_skb_mode):
             return None  # its device is gone or was moved, or its mode is allowed no longer
         refused: list[RefusedMode] = []
+        kind = KernelRefused
         for frags in (True, False):
             try:
-                _swap_program(hook, link_fd, self._program(frags))
+                _swap_program(hook, link_fd, self._pipeline(frags))
+            except DeviceGone:
+                return None
+            except (HookChanged, NotPermitted):
+                raise
             except KernelRefused as refusal:
-                if refusal.errno == errno.ENOLINK:
-                    return None
+                kind = type(refusal)
                 refused.append(RefusedMode(mode_name(seen.mode, frags=frags), refusal.errno))
                 continue
             return Attachment(interface, ifindex, seen.mode, frags, adopted=True, refused=tuple(refused))
         detail = "the pinned attachment takes no new program, the old one goes on; " + _describe(refused)
-        raise KernelRefused(f"adopt XDP on {interface}", refused[-1].errno, detail)
+        raise kind(f"adopt XDP on {interface}", refused[-1].errno, detail)
 
     def _modes(self) -> Iterator[tuple[str, bool]]:
-        yield from (("native", True), ("native", False))
+        yield from (("hardware", True), ("native", True), ("native", False))
         if self._allow_skb_mode:
             yield from (("skb", True), ("skb", False))
 
@@ -92,18 +139,16 @@ class XdpAttacher:
         log_tail = ""
         for mode, frags in self._modes():
             try:
-                program_fd = self._program(frags)
-                link_fd = _create_link(interface, program_fd, ifindex, _FLAGS[mode])
-            except ForeignProgram:
+                pipeline = self._pipeline(frags)
+                link_fd = _create_link(interface, pipeline.root.fd, ifindex, _FLAGS[mode])
+            except (ForeignProgram, DeviceGone, NotPermitted):
                 raise
             except KernelRefused as refusal:
-                if refusal.errno == errno.EPERM:
-                    raise
                 refused.append(RefusedMode(mode_name(mode, frags=frags), refusal.errno))
                 log_tail = refusal.log_tail or log_tail
                 continue
             with bpf.closing(link_fd):
-                _pin_new(hook, link_fd, program_fd)
+                _pin_new(hook, link_fd, pipeline)
             return Attachment(interface, ifindex, mode, frags, adopted=False, refused=tuple(refused))
         detail = _describe(refused)
         if not self._allow_skb_mode:
@@ -117,7 +162,7 @@ def _describe(refused: list[RefusedMode]) -> str:
 
 def _open_link(hook: Path) -> int | None:
     """The pinned link; one whose renaming was cut short is put right first."""
-    pinned, unfinished = hook / "link", hook / "link_tmp"
+    pinned, unfinished = hook / "link", hook / f"link{pins.UNFINISHED}"
     if unfinished.exists():
         if pinned.exists():
             unfinished.unlink()
@@ -126,37 +171,71 @@ def _open_link(hook: Path) -> int | None:
     return bpf.open_pin(pinned)
 
 
-def _swap_program(hook: Path, link_fd: int, program_fd: int) -> None:
-    """Replace the program of a link, and its pin.
+def _swap_program(hook: Path, link_fd: int, pipeline: Pipeline) -> None:
+    """Replace the program of a link, and the pins beside it.
+
+    Raises:
+        HookChanged: somebody else changes it at the same time, also when it was read again.
+        DeviceGone: the link has no interface any more.
+        KernelRefused: the link does not take this program.
+    """
+    for is_last in (False, True):
+        try:
+            _swap_once(hook, link_fd, pipeline)
+        except KernelRefused as refusal:
+            meant = refine(Operation.LINK_UPDATE, refusal)
+            if is_last or not isinstance(meant, HookChanged):
+                raise meant from refusal
+        else:
+            return
+
+
+def _swap_once(hook: Path, link_fd: int, pipeline: Pipeline) -> None:
+    """Swap, with what the pins and the link tell now.
 
     The pinned old program tells the kernel what we believe to replace.  A daemon killed between
-    swap and rename has left the true one under ``program_tmp``; where neither is it, the link is
-    still ours by its pin and takes the program unconditionally.
+    swap and renaming has left the true pins under their temporary names.  Where neither program is
+    the link's, the link is still ours by its pin and takes the program unconditionally.
     """
     current = bpf.link_info(link_fd).program_id
-    pinned, staged = hook / "program", hook / "program_tmp"
-    old_fds = [fd for path in (pinned, staged) if (fd := bpf.open_pin(path)) is not None]
-    try:
-        old_fd = next((fd for fd in old_fds if bpf.program_id(fd) == current), None)
-        staged.unlink(missing_ok=True)
-        bpf.pin(program_fd, staged)
+    with ExitStack() as held:
+        old_fds: dict[str, int] = {}
+        for name in ("program", f"program{pins.UNFINISHED}"):
+            fd = bpf.open_pin(hook / name)
+            if fd is not None:
+                old_fds[name] = held.enter_context(bpf.closing(fd))
+        in_force = next((name for name, fd in old_fds.items() if bpf.program_id(fd) == current), "")
+        if in_force == f"program{pins.UNFINISHED}":
+            _rename_swapped(hook)
+        staged = [pins.stage_pin(fd, hook / name) for name, fd in _pins_of(pipeline)]
         try:
-            bpf.update_link(link_fd, program_fd, old_fd)
+            bpf.update_link(link_fd, pipeline.root.fd, old_fds.get(in_force))
         except KernelRefused:
-            staged.unlink()
+            for path in staged:
+                path.unlink()
             raise
-        staged.rename(pinned)
-    finally:
-        for fd in old_fds:
-            os.close(fd)
+        _rename_swapped(hook)
 
 
-def _pin_new(hook: Path, link_fd: int, program_fd: int) -> None:
-    for name in ("program", "link_tmp", "link"):
-        (hook / name).unlink(missing_ok=True)
-    bpf.pin(program_fd, hook / "program")
-    bpf.pin(link_fd, hook / "link_tmp")
-    (hook / "link_tmp").rename(hook / "link")
+def _pins_of(pipeline: Pipeline) -> list[tuple[str, int]]:
+    """What is pinned beside a link, in the order of ``_SWAPPED_PINS``."""
+    return list(zip(_SWAPPED_PINS, (pipeline.array_fd, pipeline.root.fd), strict=True))
+
+
+def _rename_swapped(hook: Path) -> None:
+    """Give the pins of what is in force now their names; some may have theirs already."""
+    for name in _SWAPPED_PINS:
+        unfinished = hook / f"{name}{pins.UNFINISHED}"
+        if unfinished.exists():
+            unfinished.rename(hook / name)
+
+
+def _pin_new(hook: Path, link_fd: int, pipeline: Pipeline) -> None:
+    for path in list(hook.iterdir()):
+        path.unlink()
+    for name, fd in _pins_of(pipeline):
+        bpf.pin(fd, hook / name)
+    pins.replace_pin(link_fd, hook / "link")
 
 
 def _create_link(interface: str, program_fd: int, ifindex: int, flags: int) -> int:
@@ -165,9 +244,11 @@ def _create_link(interface: str, program_fd: int, ifindex: int, flags: int) -> i
         try:
             return bpf.create_xdp_link(program_fd, ifindex, flags)
         except KernelRefused as refusal:
-            if refusal.errno not in {errno.EBUSY, errno.EEXIST}:
-                raise
-            if delay_s is None:
-                raise ForeignProgram(interface, refusal.errno, read_xdp_hook(ifindex).program_id) from refusal
+            is_busy = refusal.errno in {errno.EBUSY, errno.EEXIST}
+            if not is_busy or delay_s is None:
+                holder = read_xdp_hook(ifindex).program_id if is_busy else 0
+                raise refine(
+                    Operation.LINK_CREATE, refusal, interface=interface, ifindex=ifindex, program_id=holder
+                ) from refusal
         time.sleep(delay_s)
     raise AssertionError("the last try returns or raises")

@@ -1,13 +1,22 @@
 """Names in the bpf filesystem: what keeps maps, programs and attachments alive without the daemon.
 
-``<bpffs_dir>/<netns inode>/maps/<map>`` and ``<bpffs_dir>/<netns inode>/<ifindex>-xdp/{link,program}``.
+    <bpffs_dir>/<netns inode>/maps/<map>                            what every program shares
+    <bpffs_dir>/<netns inode>/layout-<n>/<map>                      maps of another layout, for their counters
+    <bpffs_dir>/<netns inode>/<ifindex>-xdp/{link,program,stages}   one attachment
+
 The inode is there because an ifindex repeats across network namespaces; interface names are not,
-because bpffs refuses a dot (``eth0.100``) and a rename would orphan them.
+because bpffs refuses a dot (``eth0.100``) and a rename would orphan them.  ``stages`` is the array
+that the attachment's root program calls: the kernel empties an array whose last pin and descriptor
+are gone, so each attachment holds on to its own for as long as it needs it.
+
+A pin is made at once or not at all, and so is a renaming.  Where a new pin takes the place of
+another it is made as ``<name>_tmp`` and renamed; one that a killed daemon left is dropped later.
 """
 
 import ctypes
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from x0d.errors import NotSupported
@@ -18,7 +27,9 @@ BPF_FS_USUAL = Path("/sys/fs/bpf")
 NETNS = Path("/proc/thread-self/ns/net")
 HOOK_SUFFIX = "-xdp"
 MAPS_DIR = "maps"
-_HOOK_PINS = ("link", "program", "link_tmp", "program_tmp")
+UNFINISHED = "_tmp"
+"""What the names of pins end with that are still to be renamed."""
+_RETIRED_PREFIX = "layout-"
 _STATFS_BYTES = 256
 
 
@@ -92,24 +103,103 @@ def hooks(directory: Path) -> Iterator[tuple[int, Path]]:
 
 def remove_hook(hook: Path) -> None:
     """Detach from one interface, and forget it; nothing happens if it is not there."""
-    link_fd = bpf.open_pin(hook / "link")
-    if link_fd is not None:
-        with bpf.closing(link_fd):
-            bpf.detach_link(link_fd)
-    for name in _HOOK_PINS:
-        (hook / name).unlink(missing_ok=True)
-    if hook.is_dir():
-        hook.rmdir()
+    for name in ("link", f"link{UNFINISHED}"):
+        link_fd = bpf.open_pin(hook / name)
+        if link_fd is not None:
+            with bpf.closing(link_fd):
+                bpf.detach_link(link_fd)
+    _remove_files(hook)
+
+
+def replace_pin(fd: int, path: Path) -> None:
+    """Pin under a name that may be taken; at no moment is there nothing under it."""
+    staged = stage_pin(fd, path)
+    staged.rename(path)
+
+
+def stage_pin(fd: int, path: Path) -> Path:
+    """Pin under the temporary name of ``path``; returns that name, to be renamed or unlinked."""
+    staged = path.with_name(path.name + UNFINISHED)
+    staged.unlink(missing_ok=True)
+    bpf.pin(fd, staged)
+    return staged
+
+
+def drop_unfinished(maps_dir: Path) -> None:
+    """Unlink what a killed daemon had not renamed yet; of an attachment's pins the attacher decides."""
+    for path in maps_dir.iterdir():
+        if path.name.endswith(UNFINISHED):
+            path.unlink()
+
+
+def retired(directory: Path) -> Iterator[tuple[int, Path]]:
+    """Directories of maps of other layouts, with the layout's version."""
+    for path in sorted(directory.glob(f"{_RETIRED_PREFIX}*")):
+        version = path.name.removeprefix(_RETIRED_PREFIX).partition("-")[0]
+        if version.isdigit():
+            yield int(version), path
+
+
+def retire_maps(directory: Path, version: int, last: str) -> None:
+    """Move all pins of ``maps`` to ``layout-<version>``, ``last`` at the end: a directory with it is complete.
+
+    Called again after it was cut short, it moves the rest.  A second set of the same version, which
+    takes a downgrade in between, goes to ``layout-<version>-2`` and so on.
+    """
+    number, target = 1, directory / f"{_RETIRED_PREFIX}{version}"
+    while (target / last).exists():
+        number += 1
+        target = directory / f"{_RETIRED_PREFIX}{version}-{number}"
+    target.mkdir(mode=0o700, exist_ok=True)
+    for path in sorted((directory / MAPS_DIR).iterdir(), key=lambda path: path.name == last):
+        path.rename(target / path.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What ``remove_without_daemon`` has done."""
+
+    directory: Path
+    """Of this network namespace."""
+    existed: bool
+
+
+def remove_without_daemon(bpffs_dir: Path) -> Removed:
+    """Take everything of this network namespace out of the kernel.
+
+    Raises:
+        NotSupported: no right to look there.
+        KernelRefused: the kernel lets go of no attachment.
+    """
+    directory = bpffs_dir / str(netns_inode())
+    try:
+        existed = directory.is_dir()
+        remove_namespace(directory)
+    except OSError as error:
+        raise NotSupported(f"bpf filesystem at {bpffs_dir}", str(error)) from error
+    return Removed(directory, existed)
 
 
 def remove_namespace(directory: Path) -> None:
-    """Detach from every interface of a namespace and drop its maps."""
-    for _ifindex, hook in hooks(directory):
+    """Detach from every interface of a namespace and drop its maps, those of former layouts included.
+
+    All that lies in the directory is ours: inner maps of the deny-list are pinned beside the others.
+    """
+    for _ifindex, hook in list(hooks(directory)):
         remove_hook(hook)
-    maps = directory / MAPS_DIR
-    if maps.is_dir():
-        for pin in maps.iterdir():
-            pin.unlink()
-        maps.rmdir()
-    if directory.is_dir():
-        directory.rmdir()
+    if not directory.is_dir():
+        return
+    for path in list(directory.iterdir()):
+        if path.is_dir():
+            _remove_files(path)
+        else:
+            path.unlink()
+    directory.rmdir()
+
+
+def _remove_files(directory: Path) -> None:
+    if not directory.is_dir():
+        return
+    for path in list(directory.iterdir()):
+        path.unlink()
+    directory.rmdir()
