@@ -1,81 +1,29 @@
 """The commands.  Each makes one call, then prints the message as JSON or as tables.
 
+Here are those about the node, its mesh and its incidents; the others have modules of their own.
+
 gRPC, the messages and rich are imported by the command that needs them: ``--help`` and a usage
 error answer at once.
 """
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 import click
 
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
-    from x0ctl.client import Client
-    from x0d.v1.incident_pb2 import Incident
+from x0ctl.command import OUTPUTS, Group, Options
+from x0ctl.dataplane import ebpf
+from x0ctl.policy import deny, limit
+from x0ctl.watch import top, watch
 
 ENDPOINT_DEFAULT: Final = "unix:///run/x0d/x0d.sock"
 TIMEOUT_S_DEFAULT: Final = 10.0
-_TOLD_MAX: Final = 1000
-_OUTPUTS: Final = ("table", "json")
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    endpoint: str
-    output: str
-    timeout_s: float
-
-    def client(self) -> "Client":
-        from x0ctl.client import Client  # noqa: PLC0415 - start-up time
-
-        return Client(self.endpoint, self.timeout_s)
-
-    def json(self, message: "Message", *, one_line: bool = False) -> bool:
-        """Print as JSON if that was asked for; False: the caller prints for people."""
-        if self.output != "json":
-            return False
-        from x0ctl.output import print_json  # noqa: PLC0415 - start-up time
-
-        print_json(message, one_line=one_line)
-        return True
-
-
-def _put_output(context: click.Context, _parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        context.obj = replace(context.obj, output=value)
-
-
-class _Command(click.Command):
-    """Takes ``-o`` after its name too: that is where people add it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own
-        super().__init__(*args, **kwargs)
-        kind = click.Choice(_OUTPUTS)
-        self.params.append(
-            click.Option(
-                ["-o", "--output"],
-                type=kind,
-                expose_value=False,
-                callback=_put_output,
-                help="For people or for programs; here or before the command.",
-            )
-        )
-
-
-class _Group(click.Group):
-    """Makes such commands, and groups of them."""
-
-    command_class = _Command
-    group_class = type
-
-
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
     "--endpoint", default=ENDPOINT_DEFAULT, envvar="X0CTL_ENDPOINT", show_envvar=True, help="Where x0d answers."
 )
-@click.option("-o", "--output", type=click.Choice(_OUTPUTS), default="table", help="For people or for programs.")
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="For people or for programs.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -89,12 +37,12 @@ def cli(context: click.Context, endpoint: str, output: str, timeout: float) -> N
 
     Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable, 4 not permitted, 130 Ctrl-C.
     """
-    context.obj = _Options(endpoint, output, timeout)
+    context.obj = Options(endpoint, output, timeout)
 
 
 @cli.command()
 @click.pass_obj
-def status(options: _Options) -> None:
+def status(options: Options) -> None:
     """Show what the daemon is and how it is doing."""
     from x0ctl import show  # noqa: PLC0415 - start-up time
     from x0d.v1 import node_pb2, node_pb2_grpc  # noqa: PLC0415
@@ -107,7 +55,7 @@ def status(options: _Options) -> None:
 
 @cli.command()
 @click.pass_obj
-def reload(options: _Options) -> None:
+def reload(options: Options) -> None:
     """Let the daemon read its configuration file again."""
     from x0ctl import show  # noqa: PLC0415 - start-up time
     from x0d.v1 import node_pb2, node_pb2_grpc  # noqa: PLC0415
@@ -120,7 +68,7 @@ def reload(options: _Options) -> None:
 
 @cli.command()
 @click.pass_obj
-def doctor(options: _Options) -> int:
+def doctor(options: Options) -> int:
     """Show what the kernel allows x0d, and what to do about the rest.
 
     Without a daemon, x0d --doctor is run instead.  Exits 1 when a check failed.
@@ -148,7 +96,7 @@ def link() -> None:
 
 @link.command("list")
 @click.pass_obj
-def link_list(options: _Options) -> None:
+def link_list(options: Options) -> None:
     """List the links to the configured neighbours."""
     from x0ctl import show  # noqa: PLC0415 - start-up time
     from x0d.v1 import mesh_pb2, mesh_pb2_grpc  # noqa: PLC0415
@@ -166,7 +114,7 @@ def mesh() -> None:
 
 @mesh.command("nodes")
 @click.pass_obj
-def mesh_nodes(options: _Options) -> None:
+def mesh_nodes(options: Options) -> None:
     """List the nodes of the mesh and their adjacencies."""
     from x0ctl import show  # noqa: PLC0415 - start-up time
     from x0d.v1 import mesh_pb2, mesh_pb2_grpc  # noqa: PLC0415
@@ -179,7 +127,7 @@ def mesh_nodes(options: _Options) -> None:
 
 @mesh.command("routes")
 @click.pass_obj
-def mesh_routes(options: _Options) -> None:
+def mesh_routes(options: Options) -> None:
     """List the computed routes."""
     from x0ctl import show  # noqa: PLC0415 - start-up time
     from x0d.v1 import mesh_pb2, mesh_pb2_grpc  # noqa: PLC0415
@@ -199,7 +147,7 @@ def incident() -> None:
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, help="At most this many, newest first.")
 @click.option("--open", "open_only", is_flag=True, help="Only those not closed.")
 @click.pass_obj
-def incident_list(options: _Options, limit: int, *, open_only: bool) -> None:
+def incident_list(options: Options, limit: int, *, open_only: bool) -> None:
     """List incidents, newest first."""
     from x0ctl import show  # noqa: PLC0415 - start-up time
     from x0d.v1 import incident_pb2, incident_pb2_grpc  # noqa: PLC0415
@@ -214,7 +162,7 @@ def incident_list(options: _Options, limit: int, *, open_only: bool) -> None:
 @incident.command("show")
 @click.argument("incident_id", metavar="ID")
 @click.pass_obj
-def incident_show(options: _Options, incident_id: str) -> None:
+def incident_show(options: Options, incident_id: str) -> None:
     """Show one incident as a timeline."""
     from x0ctl.incidents import print_incident  # noqa: PLC0415 - start-up time
     from x0d.v1 import incident_pb2, incident_pb2_grpc  # noqa: PLC0415
@@ -226,53 +174,5 @@ def incident_show(options: _Options, incident_id: str) -> None:
         print_incident(reply.incident)
 
 
-@cli.group()
-def watch() -> None:
-    """Follow changes until Ctrl-C."""
-
-
-@watch.command("incidents")
-@click.pass_obj
-def watch_incidents(options: _Options) -> None:
-    """Print each incident that is open, then each whenever it changes."""
-    from x0ctl.incidents import print_change  # noqa: PLC0415 - start-up time
-    from x0d.v1 import incident_pb2, incident_pb2_grpc  # noqa: PLC0415
-
-    request = incident_pb2.WatchIncidentsRequest(include_open=True)
-    stub = incident_pb2_grpc.IncidentServiceStub
-    told: dict[str, tuple[object, ...]] = {}
-    for message in options.client().stream(stub, "WatchIncidents", request):
-        if options.json(message, one_line=True):
-            continue
-        shown = _shown(message.incident)
-        if told.get(message.incident.id) != shown:
-            print_change(message.incident)
-        told[message.incident.id] = shown
-        if len(told) > _TOLD_MAX:
-            del told[next(iter(told))]
-
-
-def _shown(incident: "Incident") -> tuple[object, ...]:
-    """What the line about an incident depends on: a change of anything else is not told again."""
-    last = incident.steps[-1] if incident.steps else None
-    step = (last.step, last.since_fault_ms) if last else ()
-    return (incident.state, incident.cause, incident.explanation, incident.closed_at_unix_ms, *step)
-
-
-@cli.group()
-def ebpf() -> None:
-    """The data plane."""
-
-
-@ebpf.command("stats")
-@click.pass_obj
-def ebpf_stats(options: _Options) -> None:
-    """Show what XDP counts on this node's interfaces."""
-    from x0ctl import show  # noqa: PLC0415 - start-up time
-    from x0d.v1 import dataplane_pb2, dataplane_pb2_grpc  # noqa: PLC0415
-
-    request = dataplane_pb2.GetStatsRequest()
-    stub = dataplane_pb2_grpc.DataplaneServiceStub
-    reply = options.client().unary(stub, "GetStats", request, dataplane_pb2.GetStatsResponse)
-    if not options.json(reply):
-        show.stats(reply)
+for command in (watch, top, ebpf, deny, limit):
+    cli.add_command(command)

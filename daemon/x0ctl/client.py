@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 from google.protobuf.message import Message
 
 from x0ctl.failure import EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_UNREACHABLE, Failure
+from x0ctl.output import clean
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read at import; our own errors say it in words
 
@@ -56,8 +57,13 @@ class Client:
         assert isinstance(reply, kind)
         return reply
 
-    def stream(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message) -> Iterator[Any]:
-        """Call and give each message as it comes.  Raises Failure; ends when the daemon ends it."""
+    def stream(
+        self, stub: Callable[[grpc.Channel], Any], method: str, request: Message | Iterator[Message]
+    ) -> Iterator[Any]:
+        """Call and give each message as it comes.  Raises Failure; ends when the daemon ends it.
+
+        An iterator as ``request`` is read in another thread while answers come; it must not raise.
+        """
         call = getattr(stub(self._channel), method)(request)
         try:
             yield from call
@@ -68,12 +74,13 @@ class Client:
 
     def _failure(self, error: Any) -> Failure:  # noqa: ANN401 - an RpcError that is also a Call
         status: grpc.StatusCode = error.code()
-        details: str = error.details() or status.name
+        details = "\n".join(clean(line) for line in (error.details() or status.name).split("\n"))
         metadata: Mapping[str, str | bytes] = dict(error.trailing_metadata() or ())
-        if status in _NOT_PERMITTED:
+        reason = str(metadata.get("x0d-reason", ""))
+        if reason in _GATE_REFUSALS:
             return Failure(EXIT_NOT_PERMITTED, details, "run as root, or for reading join group x0d")
-        if "x0d-reason" in metadata:
-            return Failure(EXIT_FAILED, details, _NEXT_STEP.get(str(metadata["x0d-reason"]), ""))
+        if reason:
+            return Failure(EXIT_FAILED, details, _NEXT_STEP.get(reason, ""))
         if status is grpc.StatusCode.UNAVAILABLE:
             return self._unreachable(details)
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -100,7 +107,8 @@ class Client:
         return Failure(EXIT_UNREACHABLE, text, "x0d is stopping, or has too many clients; systemctl status x0d")
 
 
-_NOT_PERMITTED: Final = (grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED)
+_GATE_REFUSALS: Final = ("role", "peer")
+"""About the caller; PERMISSION_DENIED of another reason is the kernel's word about x0d."""
 
 _NEXT_STEP: Final = {
     "starting": "try again in a moment; x0ctl status shows the step under way",
@@ -109,4 +117,10 @@ _NEXT_STEP: Final = {
     "StorageFailed": "see the alerts of x0ctl status; the mesh goes on without its records",
     "streams": "end another x0ctl watch first",
     "method": "the daemon is older than this x0ctl",
+    "Busy": "try again when that has ended",
+    "NotPermitted": "x0d itself lacks the capability; x0ctl doctor shows what it has",
+    "ProgramTypeRefused": "x0ctl doctor shows what this kernel allows",
+    "ProgramRejected": "what was loaded before is still in force; x0ctl ebpf list shows it",
+    "MapFull": "remove entries, or raise the size in [ebpf] of the configuration",
+    "slow": "the reader was too slow for what happens; watch again",
 }

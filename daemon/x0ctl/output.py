@@ -1,7 +1,7 @@
-"""What commands print: protobuf's JSON, or lines for people; tables are in ``x0ctl.table``."""
+"""What commands print: protobuf's JSON, or lines for people; tables are drawn by ``x0ctl.table``."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -38,6 +38,13 @@ def print_fields(rows: Iterable[tuple[str, object]]) -> None:
         print_line(
             f"{click.style(name.ljust(width), bold=True) if sys.stdout.isatty() else name.ljust(width)}  {value}"
         )
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str, *, prose: int = 0) -> None:
+    """Print a table; see ``x0ctl.table``, which is imported now: it needs rich, which JSON does not."""
+    from x0ctl import table  # noqa: PLC0415 - start-up time
+
+    table.print_table(headers, rows, empty, prose=prose)
 
 
 def instant(unix_ms: int) -> str:

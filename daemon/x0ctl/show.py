@@ -1,19 +1,10 @@
 """Each reply as tables for people."""
 
-from collections.abc import Iterable, Sequence
-
-from x0ctl.output import clean, duration, instant, print_fields, print_line
+from x0ctl.output import clean, duration, instant, print_fields, print_line, print_table
 from x0d.capabilities import shorten
-from x0d.v1.dataplane_pb2 import GetStatsResponse
 from x0d.v1.incident_pb2 import ListIncidentsResponse
 from x0d.v1.mesh_pb2 import ListLinksResponse, ListNodesResponse, ListRoutesResponse
 from x0d.v1.node_pb2 import GetStatusResponse, InterfaceStatus, ReloadResponse, RunDoctorResponse
-
-
-def _print_table(headers: Sequence[str], rows: Iterable[Sequence[object]], empty: str, *, prose: int = 0) -> None:
-    from x0ctl.table import print_table  # noqa: PLC0415 - start-up time: rich, which JSON does not need
-
-    print_table(headers, rows, empty, prose=prose)
 
 
 def status(reply: GetStatusResponse) -> None:
@@ -41,7 +32,7 @@ def status(reply: GetStatusResponse) -> None:
         print_line("")
         headers = ("INTERFACE", "INDEX", "STATE", "XDP MODE", "NOTES")
         rows = [(row.name, row.ifindex or "-", row.state, row.mode or "-", _notes(row)) for row in reply.interfaces]
-        _print_table(headers, rows, "", prose=1)
+        print_table(headers, rows, "", prose=1)
 
 
 def _notes(row: InterfaceStatus) -> str:
@@ -71,7 +62,7 @@ def doctor(reply: RunDoctorResponse) -> None:
     print_line(clean(f"The running x0d: kernel {reply.kernel_release}, uid {reply.uid}, capabilities: {held}"))
     print_line("")
     rows = [(check.name, check.outcome, check.detail, check.remedy) for check in reply.checks]
-    _print_table(("CHECK", "OUTCOME", "FOUND", "WHAT TO DO"), rows, "no checks", prose=2)
+    print_table(("CHECK", "OUTCOME", "FOUND", "WHAT TO DO"), rows, "no checks", prose=2)
 
 
 def links(reply: ListLinksResponse) -> None:
@@ -92,7 +83,7 @@ def links(reply: ListLinksResponse) -> None:
         )
         for row in reply.links
     ]
-    _print_table(headers, rows, "no links: [[mesh.neighbours]] of the configuration is empty", prose=1)
+    print_table(headers, rows, "no links: [[mesh.neighbours]] of the configuration is empty", prose=1)
 
 
 def nodes(reply: ListNodesResponse) -> None:
@@ -106,7 +97,7 @@ def nodes(reply: ListNodesResponse) -> None:
         rows.append(
             (row.node, "yes" if row.reachable else "no", prefixes, adjacencies, duration(row.age_s), ", ".join(notes))
         )
-    _print_table(headers, rows, "no node has been heard of yet", prose=1)
+    print_table(headers, rows, "no node has been heard of yet", prose=1)
 
 
 def routes(reply: ListRoutesResponse) -> None:
@@ -125,7 +116,7 @@ def routes(reply: ListRoutesResponse) -> None:
         )
         for row in reply.routes
     ]
-    _print_table(headers, rows, "no routes: no other node is known")
+    print_table(headers, rows, "no routes: no other node is known")
 
 
 def incidents(reply: ListIncidentsResponse) -> None:
@@ -137,13 +128,4 @@ def incidents(reply: ListIncidentsResponse) -> None:
         healed = f"{acted[-1]:.1f}" if acted else "-"
         opened = instant(row.opened_at_unix_ms)
         rows.append((row.id, row.state, row.cause, row.role, opened, healed, row.packets_lost, row.explanation))
-    _print_table(headers, rows, "no incidents", prose=1)
-
-
-def stats(reply: GetStatsResponse) -> None:
-    """Print packet and probe counters."""
-    counters = [(row.interface, row.protocol_class, row.verdict, row.packets, row.bytes) for row in reply.counters]
-    _print_table(("INTERFACE", "CLASS", "VERDICT", "PACKETS", "BYTES"), counters, "no packets counted")
-    print_line("")
-    probes = [(row.interface, row.event, row.packets) for row in reply.probes]
-    _print_table(("INTERFACE", "PROBES", "PACKETS"), probes, "no probes counted")
+    print_table(headers, rows, "no incidents", prose=1)

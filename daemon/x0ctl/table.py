@@ -117,14 +117,17 @@ def _is_numeric(cells: Cells, column: int) -> bool:
 _STYLES: Final = {
     "up": "green",
     "attached": "green",
+    "loaded": "green",
     "ok": "green",
     "closed": "green",
     "down": "red",
     "blocked": "red",
+    "refused": "red",
     "failed": "red",
     "escalated": "red",
     "degraded": "yellow",
     "control_gone": "yellow",
+    "detached": "yellow",
     "warning": "yellow",
 }
 """Colour of a cell that is exactly this word."""

@@ -17,6 +17,7 @@ import uvloop
 from grpc import aio
 
 from fakes.views import FakeIncidentView, FakeNodeView, fake_views
+from fakes.views_dataplane import FakeDataplaneView, FakePolicyView, FakeTracingView
 from x0ctl.__main__ import main
 from x0d.service.api import Servicers
 from x0d.service.views import Views
@@ -42,6 +43,9 @@ class Lab:
     views: Views
     node: FakeNodeView
     incidents: FakeIncidentView
+    dataplane: FakeDataplaneView
+    policy: FakePolicyView
+    tracing: FakeTracingView
 
     @property
     def endpoint(self) -> str:
@@ -65,13 +69,17 @@ async def running(*, ready: bool = True) -> AsyncIterator[Lab]:
     node, incidents = views.node, views.incidents
     assert isinstance(node, FakeNodeView)
     assert isinstance(incidents, FakeIncidentView)
+    dataplane, policy, tracing = views.dataplane, views.policy, views.tracing
+    assert isinstance(dataplane, FakeDataplaneView)
+    assert isinstance(policy, FakePolicyView)
+    assert isinstance(tracing, FakeTracingView)
     server = ControlServer(runtime_dir, VIEWER_GROUP)
     server.add(Servicers(views))
     await server.start()
     if ready:
         server.set_ready()
     try:
-        yield Lab(runtime_dir, server, views, node, incidents)
+        yield Lab(runtime_dir, server, views, node, incidents, dataplane, policy, tracing)
     finally:
         await server.stop(0.0)
         shutil.rmtree(runtime_dir)

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
+from fakes.views_dataplane import FakeDataplaneView, FakePolicyView, FakeTracingView
 from x0d.errors import X0dError
 from x0d.mapek.model import (
     ActionRecord,
@@ -22,8 +23,6 @@ from x0d.service.views import (
     Link,
     Node,
     NodeStatus,
-    PacketCounter,
-    ProbeCounter,
     RefusedMode,
     ReloadResult,
     Route,
@@ -151,22 +150,12 @@ class FakeIncidentView:
         return unsubscribe
 
 
-class FakeDataplaneView:
-    """Two rows."""
-
-    def packet_counters(self) -> Sequence[PacketCounter]:
-        return [PacketCounter("eth1", "udp", "pass", 10, 1400)]
-
-    def probe_counters(self) -> Sequence[ProbeCounter]:
-        return [ProbeCounter("eth1", "answered", 7)]
-
-
 def fake_views() -> Views:
-    """All four, with one closed and one open incident stored."""
+    """All of them, with one closed and one open incident stored."""
     incidents = FakeIncidentView()
     incidents.publish(incident(3))
     incidents.publish(incident(4, IncidentState.OPEN))
-    return Views(FakeNodeView(), FakeMeshView(), incidents, FakeDataplaneView())
+    return Views(FakeNodeView(), FakeMeshView(), incidents, FakeDataplaneView(), FakePolicyView(), FakeTracingView())
 
 
 def starting(step: str) -> NodeStatus:

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 from google.protobuf.message import Message
 
-from x0d.service import views
+from x0d.service import views, views_dataplane
 from x0d.v1 import dataplane_pb2, mesh_pb2, node_pb2
 
 PAIRS: list[tuple[type, type[Message]]] = [
@@ -19,8 +19,27 @@ PAIRS: list[tuple[type, type[Message]]] = [
     (views.Node, mesh_pb2.Node),
     (views.Adjacency, mesh_pb2.Adjacency),
     (views.Route, mesh_pb2.Route),
-    (views.PacketCounter, dataplane_pb2.PacketCounter),
-    (views.ProbeCounter, dataplane_pb2.ProbeCounter),
+    (views_dataplane.Stats, dataplane_pb2.GetStatsResponse),
+    (views_dataplane.PacketCounter, dataplane_pb2.PacketCounter),
+    (views_dataplane.ProbeCounter, dataplane_pb2.ProbeCounter),
+    (views_dataplane.DropCounter, dataplane_pb2.DropCounter),
+    (views_dataplane.PeerCounter, dataplane_pb2.PeerCounter),
+    (views_dataplane.StateCounter, dataplane_pb2.StateCounter),
+    (views_dataplane.Histogram, dataplane_pb2.Histogram),
+    (views_dataplane.Top, dataplane_pb2.WatchTopResponse),
+    (views_dataplane.InterfaceRate, dataplane_pb2.InterfaceRate),
+    (views_dataplane.VerdictRate, dataplane_pb2.VerdictRate),
+    (views_dataplane.Talker, dataplane_pb2.Talker),
+    (views_dataplane.DropRate, dataplane_pb2.DropRate),
+    (views_dataplane.PacketEvent, dataplane_pb2.PacketEvent),
+    (views_dataplane.Programs, dataplane_pb2.ListProgramsResponse),
+    (views_dataplane.Program, dataplane_pb2.Program),
+    (views_dataplane.Map, dataplane_pb2.Map),
+    (views_dataplane.ObjectFile, dataplane_pb2.ObjectFile),
+    (views_dataplane.AttachmentStatus, dataplane_pb2.Attachment),
+    (views_dataplane.UpgradeResult, dataplane_pb2.UpgradeResponse),
+    (views_dataplane.TraceProgress, dataplane_pb2.TraceResponse),
+    (views_dataplane.SyscallLatency, dataplane_pb2.SyscallLatency),
 ]
 
 
