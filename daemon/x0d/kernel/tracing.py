@@ -4,7 +4,7 @@ The steady ones (drops, TCP, sockets, run queue) are one object, which CO-RE fit
 calls' object is loaded for each measurement and unloaded after it: it slows every system call of the machine, and its
 tables take 168 KB per CPU.  What it has counted is added up here.
 
-Loading takes some 40 ms and reading about one; both are done in one worker thread.
+Loading takes some 70 ms and reading about one; both are done in one worker thread.
 """
 
 import asyncio
