@@ -14,9 +14,9 @@ import pytest
 
 from fakes.clock import FakeClock
 from fakes.dataplane import FakeDataPlane
+from kernel.plane_world import PlaneWorld, new_plane_world
 from kernel.xdp_packets import Packet
-from kernel.xdp_world import World, new_world
-from x0d.errors import ForeignProgram
+from x0d.errors import ForeignProgram, NotThere
 from x0d.kernel import bpf, layout
 from x0d.mesh.model import Address, ProbeRecord
 from x0d.ports import DataPlane
@@ -78,11 +78,11 @@ class FakeMachine:
 
 
 class KernelMachine:
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.va = world.add_veth("va", "vb")
-        self.vb = world.index("vb")
-        self.xdp = world.open_plane(session=SESSION)
+    def __init__(self, plane_world: PlaneWorld) -> None:
+        self.world = plane_world.world
+        self.va = self.world.add_veth("va", "vb")
+        self.vb = self.world.index("vb")
+        self.xdp = plane_world.open(session=SESSION)
         self.plane: DataPlane = self.xdp
         self._held: list[int] = []
 
@@ -126,7 +126,7 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]
     if request.param == "fake":
         yield FakeMachine()
         return
-    with new_world(tmp_path) as world:
+    with new_plane_world(tmp_path) as world:
         made = KernelMachine(world)
         try:
             yield made
@@ -149,7 +149,7 @@ def record(machine: Machine) -> ProbeRecord:
 
 def events(machine: Machine) -> dict[tuple[int, str], int]:
     """Probe counters that are not zero."""
-    return {(count.ifindex, count.event): count.packets for count in machine.plane.probe_counters() if count.packets}
+    return {(count.ifindex, count.event): count.packets for count in machine.plane.sample().probes if count.packets}
 
 
 def test_attaching_twice_adopts(machine: Machine) -> None:
@@ -246,3 +246,57 @@ def test_foreign_program_is_left_alone(machine: Machine) -> None:
     assert "va" == refused.value.interface
     assert refused.value.errno in {errno.EBUSY, errno.EEXIST}, "by the mode that the other one has taken"
     assert frozenset() == machine.plane.attached_ifindexes()
+
+
+def test_detached_interfaces_are_counted_no_longer(machine: Machine) -> None:
+    """What was counted of an interface goes with it, and that of the others stays."""
+    attach(machine)
+    machine.plane.put_link(machine.va, THERE, HERE)
+    machine.plane.put_link(machine.vb, HERE, THERE)
+    machine.send(HERE, THERE, machine.request(SESSION, 1))
+    assert machine.settled(lambda: len(events(machine)) == 2)
+    sample = machine.plane.sample()
+    reflected = {
+        (c.verdict, c.packets) for c in sample.packets if (c.ifindex, c.protocol_class) == (machine.vb, "probe")
+    }
+    assert {("reflect", 1)} == reflected
+    machine.wait(lambda: machine.plane.detach(machine.vb))
+    later = machine.plane.sample()
+    assert {machine.va} == {c.ifindex for c in later.packets} == {c.ifindex for c in later.probes}
+    assert sample.at_ns <= later.at_ns
+
+
+def test_everything_can_be_removed_and_opened_again(machine: Machine) -> None:
+    """After ``detach_all`` nothing is there to be read, and what would need it is refused until ``open``."""
+    attach(machine)
+    machine.plane.put_link(machine.va, THERE, HERE)
+    for _ in range(2):
+        machine.wait(machine.plane.detach_all)
+    assert frozenset() == machine.plane.attached_ifindexes()
+    assert ({}, None) == (machine.plane.links(), machine.plane.probe_record(machine.va, THERE))
+    for left in (machine.plane.programs(), machine.plane.maps(), machine.plane.objects()):
+        assert 0 == len(left)
+    assert ([], []) == (list(machine.plane.sample().packets), list(machine.plane.sample().probes))
+    with pytest.raises(NotThere):
+        machine.wait(lambda: machine.plane.attach("va", machine.va))
+    with pytest.raises(NotThere):
+        machine.wait(machine.plane.upgrade)
+    with pytest.raises(NotThere):
+        machine.plane.put_link(machine.va, THERE, HERE)
+    machine.plane.delete_link(machine.va, THERE)
+    machine.wait(lambda: machine.plane.detach(machine.va))
+    for _ in range(2):
+        machine.wait(machine.plane.open)
+    assert not machine.wait(lambda: machine.plane.attach("va", machine.va)).adopted
+    assert {} == machine.plane.links()
+
+
+def test_what_is_loaded_is_told(machine: Machine) -> None:
+    """The root comes first and every stage after it; each loaded program has an id; an upgrade to the same is none."""
+    loaded = [program for program in machine.plane.programs() if program.state == "loaded"]
+    assert ["root", "stage", "stage", "stage"] == [program.kind for program in loaded]
+    assert {"xdp"} == {program.object_name for program in loaded}
+    assert all(program.program_id for program in loaded)
+    assert "x0d_config" in {row.name for row in machine.plane.maps()}
+    assert [layout.LAYOUT_VERSION] == [row.layout_version for row in machine.plane.objects()]
+    assert () == machine.wait(machine.plane.upgrade).replaced

@@ -1,7 +1,8 @@
-"""A data plane in memory: what the XDP program does with probes, and what its maps hold.
+"""A data plane in memory: what the XDP programs do with probes, and what their maps hold.
 
 Not modelled: modes and their refusals (a test names the one refusal it wants), the rate limit, packets other than
-probes, replies older than the 64-probe window, implausible sequences, maps that are full.
+probes, events, replies older than the 64-probe window, implausible sequences, maps that are full, objects other than
+by the names of what an upgrade would replace.  It is loaded from the start, as if ``open`` had been called.
 ``tests/contract/test_data_plane.py`` holds it and the kernel to one contract.
 """
 
@@ -10,10 +11,22 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from x0d.errors import ForeignProgram, KernelRefused
+from x0d.errors import ForeignProgram, KernelRefused, NotThere, X0dError
 from x0d.kernel import layout
 from x0d.mesh.model import Address, ProbeRecord
-from x0d.ports import Attachment, Clock, PacketCounter, ProbeCounter
+from x0d.ports import (
+    Attachment,
+    Clock,
+    MapStatus,
+    ObjectStatus,
+    PacketCounter,
+    PlaneSample,
+    ProbeCounter,
+    ProgramStatus,
+    Upgraded,
+)
+
+PROGRAMS = ("x0d_root_frags", *(f"x0d_{stage}_frags" for stage in layout.STAGES))
 
 
 class FakeDataPlane:
@@ -27,12 +40,21 @@ class FakeDataPlane:
         """Interfaces with somebody else's program."""
         self.refusals: dict[str, KernelRefused] = {}
         """What the kernel answers by interface."""
+        self.is_open = True
+        self.changed: tuple[str, ...] = ()
+        """Programs whose code on disk is another than in force."""
+        self.upgrade_refusal: X0dError | None = None
+        """What the next upgrade raises."""
         self._links: dict[tuple[int, Address], Address] = {}
         self._records: dict[tuple[int, Address], ProbeRecord] = {}
         self._events: Counter[tuple[int, str]] = Counter()
         self._packets: Counter[tuple[int, str]] = Counter()
 
+    async def open(self) -> None:
+        self.is_open = True
+
     async def attach(self, interface: str, ifindex: int) -> Attachment:
+        self._require_open()
         if interface in self.foreign:
             raise ForeignProgram(interface, errno.EBUSY, 4711)
         if interface in self.refusals:
@@ -45,6 +67,20 @@ class FakeDataPlane:
     async def detach(self, ifindex: int) -> None:
         self._forget(ifindex)
 
+    async def detach_all(self) -> None:
+        for ifindex in self.attached.keys() | {at for at, _ in self._links}:
+            self._forget(ifindex)
+        self._events.clear()
+        self._packets.clear()
+        self.is_open = False
+
+    async def upgrade(self) -> Upgraded:
+        self._require_open()
+        if self.upgrade_refusal is not None:
+            raise self.upgrade_refusal
+        replaced, self.changed = self.changed, ()
+        return Upgraded(replaced, 1.0)
+
     async def collect(self, ifindexes: frozenset[int]) -> None:
         for ifindex in self.attached.keys() | {at for at, _ in self._links}:
             if ifindex not in ifindexes:
@@ -54,6 +90,7 @@ class FakeDataPlane:
         return frozenset(self.attached)
 
     def put_link(self, ifindex: int, neighbour: Address, local: Address) -> None:
+        self._require_open()
         self._links[ifindex, neighbour] = local
         self._records.setdefault((ifindex, neighbour), ProbeRecord())
 
@@ -67,14 +104,33 @@ class FakeDataPlane:
     def probe_record(self, ifindex: int, neighbour: Address) -> ProbeRecord | None:
         return self._records.get((ifindex, neighbour))
 
-    def packet_counters(self) -> Sequence[PacketCounter]:
-        return [
+    def sample(self) -> PlaneSample:
+        packets = [
             PacketCounter(at, "probe", verdict, packets, packets * 90)
             for (at, verdict), packets in self._packets.items()
         ]
+        probes = [ProbeCounter(at, event, packets) for (at, event), packets in self._events.items()]
+        return PlaneSample(self._clock.monotonic_ns(), packets, probes, 0, 0)
 
-    def probe_counters(self) -> Sequence[ProbeCounter]:
-        return [ProbeCounter(at, event, packets) for (at, event), packets in self._events.items()]
+    def programs(self) -> Sequence[ProgramStatus]:
+        kinds = ("root", *("stage" for _ in layout.STAGES))
+        return [
+            ProgramStatus(name, "xdp", kind, "loaded", program_id=number)
+            for number, (name, kind) in enumerate(zip(PROGRAMS, kinds, strict=True), start=1)
+            if self.is_open
+        ]
+
+    def maps(self) -> Sequence[MapStatus]:
+        return [MapStatus("x0d_config", "array", 1, 344)] if self.is_open else []
+
+    def objects(self) -> Sequence[ObjectStatus]:
+        if not self.is_open:
+            return []
+        return [ObjectStatus("xdp.bpf.o", "0" * 64, "GPL", layout.LAYOUT_VERSION, has_btf=True, loaded_unix_ms=1)]
+
+    def _require_open(self) -> None:
+        if not self.is_open:
+            raise NotThere("nothing of x0d's is in the kernel")
 
     # ---- the wire ----
 
@@ -141,3 +197,6 @@ class FakeDataPlane:
         for at, neighbour in list(self._links):
             if at == ifindex:
                 self.delete_link(at, neighbour)
+        for counted in (self._events, self._packets):
+            for key in [key for key in counted if key[0] == ifindex]:
+                del counted[key]
