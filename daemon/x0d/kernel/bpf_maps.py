@@ -121,14 +121,15 @@ class MapBuffer:
         """Those of the last ``read``, in the order of ``keys``."""
         return memoryview(self._values)[: self._count * self._sizes[1]]
 
-    def read(self, map_fd: int, *, entries_max: int | None = None, flags: int = MAP_ANY) -> int:
-        """Read the whole map, or of an array the first ``entries_max``; returns how many there were.
+    def read(self, map_fd: int, *, after: bytes = b"", entries_max: int | None = None, flags: int = MAP_ANY) -> int:
+        """Read the whole map, or of an array ``entries_max`` elements ``after`` a key; returns how many there were.
 
         An entry that is added meanwhile may be missing.  ``flags``: MAP_LOCK.
         """
         key_size, value_size = self._sizes
-        self._count, start, following = 0, 0, buffer(max(key_size, 8))
+        self._count, following = 0, buffer(after.ljust(max(key_size, 8), b"\0"))
         following_at = ctypes.addressof(following)
+        start = following_at if after else 0
         while entries_max is None or self._count < entries_max:
             if self._count == self._room:
                 self._grow(2 * self._room)

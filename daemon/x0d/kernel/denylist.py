@@ -1,0 +1,315 @@
+"""The deny-list in the kernel: replaced as a whole, changed entry by entry, found again after a crash.
+
+There are two generations of inner maps, and ``x0d_policy`` says which is in force.  A whole list is
+built in the other one, where nobody looks, and put in force by one store: a packet sees the old list
+or the new one.  Single entries are written to the generation in force; whatever lets XDP skip a
+lookup (the filter's bits, the bits of the kinds) is set before the entry is there and cleared after
+it has gone.  What was killed half way is tidied by ``adopt``: the generation in force is whole at
+any moment, the other one is garbage.
+
+All methods block and are called from one thread.
+"""
+
+import struct
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+
+from x0d import telemetry
+from x0d.errors import KernelRefused, TooMany
+from x0d.kernel import bpf, deny_maps, deny_model
+from x0d.kernel.deny_maps import DenyMaps, Generation
+from x0d.kernel.deny_model import DENY_LISTS
+from x0d.kernel.deny_slots import DenySlots
+from x0d.kernel.policy_word import PolicyWord
+from x0d.policy.model import PackedPrefix
+
+IN_PLACE_MAX = 4096
+"""More changes than this, and more than a quarter of the list: it is built anew."""
+FILTER_STALE_MIN = 1024
+"""So many IPv4 entries, and a quarter of the list, are deleted before the filter is computed again."""
+
+_INDEX = struct.Struct("=I")
+
+log = structlog.get_logger()
+
+
+class DenyList:
+    """Prefix to expiry (CLOCK_MONOTONIC nanoseconds, 0 for never), as XDP has it."""
+
+    def __init__(self, map_fds: Mapping[str, int], maps_dir: Path, word: PolicyWord, entries_max: int) -> None:
+        """``map_fds`` stay the caller's; ``maps_dir`` is where inner maps are pinned."""
+        self._word = word
+        self._entries_max = entries_max
+        self._filter_fd = map_fds["x0d_deny_filter"]
+        self._hits_fd = map_fds["x0d_deny_hits"]
+        self._slots_max = bpf.map_shape(self._hits_fd)[2]
+        self._cpus = bpf.possible_cpus()
+        self._maps = DenyMaps(map_fds, maps_dir)
+        self._generation = Generation(0, ())
+        self._retired: Generation | None = None
+        self._retired_slots: Collection[int] = ()
+        self._entries: dict[PackedPrefix, int] = {}
+        self._slot_of: dict[PackedPrefix, int] = {}
+        self._slots = DenySlots(self._slots_max)
+        self._expiring: set[PackedPrefix] = set()  # true prefixes that expire
+        self._filter = deny_model.empty_filter()
+        self._filter_stale = 0
+        self._counts = [0] * len(DENY_LISTS)
+        self._hits_buffer = bpf.MapBuffer(4, 8 * self._cpus)
+
+    # ---- reading ----
+
+    @property
+    def entries(self) -> Mapping[PackedPrefix, int]:
+        """What is in force; changes with the next call."""
+        return self._entries
+
+    def hits(self) -> dict[PackedPrefix, int]:
+        """Packets dropped by each entry."""
+        slots = self._slot_of.values()
+        first, end = min(slots, default=0), max(slots, default=-1) + 1
+        after = _INDEX.pack(first - 1) if first else b""
+        self._hits_buffer.read(self._hits_fd, after=after, entries_max=end - first)
+        totals = bpf.sum_cpus(self._hits_buffer.values, self._cpus)
+        hits = {prefix: totals[slot - first] for prefix, slot in self._slot_of.items()}
+        if len(hits) < len(self._entries):  # a list that was longer than the hits map is now
+            hits.update(dict.fromkeys(self._entries.keys() - hits.keys(), 0))
+        return hits
+
+    # ---- the whole list ----
+
+    def replace(self, entries: Mapping[PackedPrefix, int]) -> None:
+        """Put a whole list in force; ``sweep`` is to be called some time later.
+
+        Raises:
+            TooMany: nothing has changed.
+            KernelRefused: nothing has changed.
+        """
+        self._require_room(len(entries))
+        self.sweep()
+        entries = dict(entries)
+        slot_of, shared, gone = self._allot(entries)
+        parts = deny_model.split(entries)
+        index = 1 - self._generation.index
+        try:
+            made = self._maps.make(index, parts, slot_of, entries)
+        except KernelRefused:
+            self._slots.give_back(slot for prefix, slot in slot_of.items() if prefix not in self._slot_of)
+            raise
+        flags = deny_model.empty_filter()
+        deny_model.add_to_filter(flags, parts[0] + parts[1])
+        bpf.update(self._filter_fd, _INDEX.pack(index), deny_model.encode_filter(flags))
+        self._zero(shared)
+        self._word.flip_deny(index, self._kinds(parts))
+        self._retired_slots = gone
+        self._retired, self._generation = (self._generation if self._generation.maps else None), made
+        self._entries, self._slot_of = entries, slot_of
+        self._note_parts(parts, flags)
+
+    def sweep(self) -> None:
+        """Free what the list before this one had, once no packet can be in it."""
+        if self._retired is not None:
+            retired, self._retired = self._retired, None
+            self._maps.drop(retired)
+        if self._retired_slots:
+            slots, self._retired_slots = self._retired_slots, ()
+            self._free_slots(slots)
+
+    def _allot(self, entries: Mapping[PackedPrefix, int]) -> tuple[dict[PackedPrefix, int], list[int], list[int]]:
+        """Slots of a new list, those of them that the old list still uses, and those that are free after it.
+
+        Where the hits map has no room for both lists, new entries take the slots of those that leave,
+        and the old list's last hits between zeroing and flip are counted for the new entry.
+        """
+        kept = dict(zip(entries, map(self._slot_of.get, entries), strict=True))
+        new = [prefix for prefix, slot in kept.items() if slot is None]
+        slot_of = {prefix: slot for prefix, slot in kept.items() if slot is not None} if len(new) < len(kept) else {}
+        gone: list[int] = []
+        if len(slot_of) < len(self._slot_of):
+            gone = list(set(self._slot_of.values()).difference(slot_of.values()))
+        taken = self._slots.take(min(len(new), self._slots.free))
+        shared = gone[: len(new) - len(taken)]
+        slot_of.update(zip(new, taken + shared, strict=True))
+        return slot_of, shared, gone[len(shared) :]
+
+    # ---- single entries ----
+
+    def put(self, entries: Mapping[PackedPrefix, int]) -> None:
+        """Add entries, or change their expiry.  Raises as ``replace``."""
+        changed = {prefix: expires for prefix, expires in entries.items() if self._entries.get(prefix) != expires}
+        fresh = [prefix for prefix in changed if prefix not in self._entries]
+        if not changed:
+            return
+        if fresh:
+            self._require_room(len(self._entries) + len(fresh))
+        parts = deny_model.split(fresh)
+        if self._is_bulk(len(changed)) or not self._has_room(parts):
+            self.replace({**self._entries, **changed})
+            return
+        self._slot_of.update(zip(fresh, self._slots.take(len(fresh)), strict=True))
+        before = {prefix: self._entries[prefix] for prefix in changed if prefix in self._entries}
+        self._entries.update(changed)
+        try:
+            self._widen(parts)
+            self._write(changed)
+        except KernelRefused:
+            self._undo(fresh, before)
+            raise
+        self._expiring.difference_update(changed)
+        self._expiring.update(prefix for prefix, expires in changed.items() if expires and not prefix.is_exact)
+        self._write(deny_model.nested(changed, self._expiring))
+
+    def delete(self, prefixes: Collection[PackedPrefix]) -> None:
+        """Remove entries; those that are not there are passed over."""
+        doomed = {prefix for prefix in prefixes if prefix in self._entries}
+        if not doomed:
+            return
+        if self._is_bulk(len(doomed)):
+            self.replace({prefix: expires for prefix, expires in self._entries.items() if prefix not in doomed})
+            return
+        parts = deny_model.split(doomed)
+        for inner, part in zip(self._generation.maps, parts, strict=True):
+            bpf.delete_batch(inner.fd, deny_model.encode_keys(inner.kind, part), inner.kind.key_size)
+        self._forget(doomed)
+        self._write(deny_model.nested(doomed, self._expiring))
+        self._narrow(len(parts[0]) + len(parts[1]))
+
+    def _undo(self, fresh: Collection[PackedPrefix], before: Mapping[PackedPrefix, int]) -> None:
+        for inner, part in zip(self._generation.maps, deny_model.split(fresh), strict=True):
+            bpf.delete_batch(inner.fd, deny_model.encode_keys(inner.kind, part), inner.kind.key_size)
+        self._forget(fresh)
+        self._entries.update(before)
+        self._write(before)
+        self._narrow(0)
+
+    def _forget(self, doomed: Collection[PackedPrefix]) -> None:
+        for prefix in doomed:
+            del self._entries[prefix]
+        self._free_slots([self._slot_of.pop(prefix) for prefix in doomed if prefix in self._slot_of])
+        self._expiring.difference_update(doomed)
+        for place, part in enumerate(deny_model.split(doomed)):
+            self._counts[place] -= len(part)
+
+    def _write(self, prefixes: Iterable[PackedPrefix]) -> None:
+        """Write values of entries as they are now to the generation in force."""
+        for inner, part in zip(self._generation.maps, deny_model.split(prefixes), strict=True):
+            if not part:
+                continue
+            covered = [deny_model.covered_until_one(prefix, self._entries) for prefix in part]
+            # Without a slot of its own, an entry has one that the hits map does not have.
+            slots = [self._slot_of.get(prefix, self._slots_max) for prefix in part]
+            values = deny_model.encode_values(slots, map(self._entries.__getitem__, part), covered)
+            bpf.update_batch(inner.fd, deny_model.encode_keys(inner.kind, part), values, len(part))
+
+    def _widen(self, parts: tuple[list[PackedPrefix], ...]) -> None:
+        """Let XDP look for entries that are about to be there."""
+        for place, part in enumerate(parts):
+            self._counts[place] += len(part)
+        if parts[0] or parts[1]:
+            deny_model.add_to_filter(self._filter, parts[0] + parts[1])
+            self._write_filter()
+        self._word.set_deny_kinds(self._word.policy.deny_kinds | self._kinds(parts))
+
+    def _narrow(self, deleted4: int) -> None:
+        """Let XDP skip what has gone."""
+        self._filter_stale += deleted4
+        if self._filter_stale > max(FILTER_STALE_MIN, len(self._entries) // 4):
+            self._filter = deny_model.empty_filter()
+            deny_model.add_to_filter(self._filter, [prefix for prefix in self._entries if len(prefix.address) == 4])
+            self._filter_stale = 0
+            self._write_filter()
+        self._word.set_deny_kinds(sum(kind.bit for kind, count in zip(DENY_LISTS, self._counts, strict=True) if count))
+
+    def _write_filter(self) -> None:
+        index = _INDEX.pack(self._generation.index)
+        bpf.update(self._filter_fd, index, deny_model.encode_filter(self._filter))
+
+    # ---- after a start ----
+
+    def adopt(self) -> None:
+        """Take over what an earlier life left; nothing is there the first time."""
+        index = self._word.policy.deny_index & 1
+        maps = self._maps.open(index)
+        self._generation = Generation(index, maps)
+        contents = [deny_maps.read(inner) for inner in maps]
+        for content in contents:
+            self._entries.update(zip(content.prefixes, content.expiries, strict=True))
+        self._adopt_slots(contents)
+        is_whole = len(maps) == len(DENY_LISTS)
+        if is_whole and (len(self._slot_of) == len(self._entries) or len(self._entries) > self._entries_max):
+            self._take_over(contents)
+            return
+        if self._word.policy.deny_kinds:
+            missing = [kind.pin for kind in DENY_LISTS if kind not in [inner.kind for inner in maps]]
+            log.warning(telemetry.DENY_LIST_REMADE, entries=len(self._entries), missing=missing)
+        entries, self._entries = self._entries, {}
+        self.replace(entries)
+        self.sweep()
+
+    def _adopt_slots(self, contents: Iterable[deny_maps.Content]) -> None:
+        seen: dict[int, PackedPrefix] = {}
+        for content in contents:
+            seen.update(zip(content.slots, content.prefixes, strict=True))
+        self._slot_of = {prefix: slot for slot, prefix in seen.items() if slot < self._slots_max}
+        self._slots = DenySlots(self._slots_max, self._slot_of.values())
+        self._zero(self._slots.all_free())
+
+    def _take_over(self, contents: Sequence[deny_maps.Content]) -> None:
+        """Put right what a kill between two writes may have left in the generation in force."""
+        for inner in self._generation.maps:
+            self._maps.put_into_outer(inner, self._generation.index)
+        parts = deny_model.split(self._entries)
+        flags = deny_model.empty_filter()
+        deny_model.add_to_filter(flags, parts[0] + parts[1])
+        self._note_parts(parts, flags)
+        self._write_filter()
+        self._word.set_deny_kinds(self._kinds(parts))
+        for place, content in zip((1, 3), (contents[1], contents[3]), strict=True):
+            found = dict(zip(content.prefixes, content.covered, strict=True))
+            nets = deny_model.in_order(parts[place])
+            right = zip(nets, deny_model.covered_until(nets, self._entries), strict=True)
+            self._write([prefix for prefix, covered in right if self._entries[prefix] and covered != found[prefix]])
+        self._maps.clear(1 - self._generation.index)
+
+    def close(self) -> None:
+        """Close descriptors; the list stays in force."""
+        self.sweep()
+        self._maps.close(self._generation)
+
+    # ---- small parts ----
+
+    def _note_parts(self, parts: tuple[list[PackedPrefix], ...], flags: bytearray) -> None:
+        self._counts = [len(part) for part in parts]
+        self._expiring = {prefix for prefix in parts[1] + parts[3] if self._entries[prefix]}
+        self._filter, self._filter_stale = flags, 0
+
+    def _require_room(self, count: int) -> None:
+        if count > self._entries_max:
+            raise TooMany(
+                f"{count} deny-list entries, more than [ebpf] deny_entries_max {self._entries_max}; raise it and restart"
+            )
+
+    def _has_room(self, fresh: tuple[list[PackedPrefix], ...]) -> bool:
+        sizes = (inner.entries_max for inner in self._generation.maps)
+        return (
+            all(count + len(part) <= size for count, part, size in zip(self._counts, fresh, sizes, strict=True))
+            and sum(map(len, fresh)) <= self._slots.free
+        )
+
+    def _is_bulk(self, changes: int) -> bool:
+        return changes > max(IN_PLACE_MAX, len(self._entries) // 4)
+
+    def _kinds(self, parts: tuple[list[PackedPrefix], ...]) -> int:
+        return sum(kind.bit for kind, part in zip(DENY_LISTS, parts, strict=True) if part)
+
+    def _free_slots(self, slots: Collection[int]) -> None:
+        self._zero(slots)
+        self._slots.give_back(slots)
+
+    def _zero(self, slots: Iterable[int]) -> None:
+        """Set hits to zero."""
+        keys = b"".join(map(_INDEX.pack, slots))
+        count = len(keys) // _INDEX.size
+        bpf.update_batch(self._hits_fd, keys, bytes(8 * self._cpus * count), count)
