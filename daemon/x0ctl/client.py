@@ -121,6 +121,7 @@ _NEXT_STEP: Final = {
     "NotPermitted": "x0d itself lacks the capability; x0ctl doctor shows what it has",
     "ProgramTypeRefused": "x0ctl doctor shows what this kernel allows",
     "ProgramRejected": "what was loaded before is still in force; x0ctl ebpf list shows it",
+    "MapTooLarge": "lower the sizes in [ebpf] of the configuration",
     "MapFull": "remove entries, or raise the size in [ebpf] of the configuration",
     "slow": "the reader was too slow for what happens; watch again",
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uvloop
-from grpc import aio
+from grpc import StatusCode, aio
 
 from fakes.views import FakeIncidentView, FakeNodeView, fake_views
 from fakes.views_dataplane import FakeDataplaneView, FakePolicyView, FakeTracingView
@@ -99,6 +99,26 @@ async def until(condition: Any) -> None:  # noqa: ANN401 - any callable that giv
     """Yield to the loop until the condition holds."""
     while not condition():  # noqa: ASYNC110 - conditions of several kinds
         await asyncio.sleep(0.001)
+
+
+async def outcome(call: Any) -> tuple[StatusCode, str]:  # noqa: ANN401 - any call
+    """Status and details of a unary call."""
+    try:
+        await call
+    except aio.AioRpcError as error:
+        return error.code(), error.details() or ""
+    return StatusCode.OK, ""
+
+
+async def stream_outcome(call: Any) -> tuple[list[Any], StatusCode, str]:  # noqa: ANN401 - any call
+    """Messages of a stream, then its status and details."""
+    messages: list[Any] = []
+    try:
+        while (message := await call.read()) is not aio.EOF:
+            messages.append(message)
+    except aio.AioRpcError as error:
+        return messages, error.code(), error.details() or ""
+    return messages, await call.code(), ""
 
 
 @dataclass

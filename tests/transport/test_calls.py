@@ -12,7 +12,7 @@ from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from fakes.control import STRANGER_GID, VIEWER_GID, Lab, as_other, run, running, until, x0ctl_as
+from fakes.control import STRANGER_GID, VIEWER_GID, Lab, as_other, outcome, run, running, until, x0ctl_as
 from fakes.views import incident, starting
 from x0d.errors import ConfigInvalid, ConfigProblem, NotSupported, StorageFailed
 from x0d.service import api_incident
@@ -20,15 +20,6 @@ from x0d.transport import gate
 from x0d.v1 import incident_pb2, incident_pb2_grpc, mesh_pb2, mesh_pb2_grpc, node_pb2, node_pb2_grpc
 
 needs_setpriv = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)")
-
-
-async def outcome(call: Any) -> tuple[StatusCode, str]:  # noqa: ANN401 - any call
-    """Status and details of a unary call."""
-    try:
-        await call
-    except aio.AioRpcError as error:
-        return error.code(), error.details() or ""
-    return StatusCode.OK, ""
 
 
 @pytest.mark.kernel
