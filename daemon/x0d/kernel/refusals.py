@@ -37,6 +37,8 @@ from x0d.errors import (
 )
 
 PROC_STATUS: Final = Path("/proc/thread-self/status")
+ENOTSUPP: Final = 524
+"""The kernel's own, which it lets out now and then."""
 _STATISTICS: Final = ("processed ", "verification time ", "stack depth ")
 _NET_ADMIN, _SYS_ADMIN, _PERFMON, _BPF = 12, 21, 38, 39
 
@@ -81,7 +83,9 @@ _GENERATION = Meaning(
 _TYPE = Meaning(ProgramTypeRefused, "this kernel, or what it allows here, has no such program, hook or map")
 _SIZE = Meaning(MapTooLarge, "a map or program is larger than the kernel allows or has memory for; lower its size")
 _FULL = Meaning(MapFull, "the map has no room for another entry; raise its size in the configuration")
-_NAME = Meaning(PinInvalid, "the bpf filesystem takes no such name: no dot in it, 255 bytes at most")
+_NAME = Meaning(
+    PinInvalid, "the name has a dot or more than 255 bytes, or its directory is not in a bpf filesystem: use another"
+)
 _CAPABILITY = Meaning(NotPermitted, "x0d needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root")
 _DIRECTORY = Meaning(NotPermitted, "the directory in the bpf filesystem must belong to x0d's user")
 
@@ -91,6 +95,7 @@ TABLE: Final[dict[tuple[Operation, int], Meaning]] = {
     (_OP.LOAD, errno.EACCES): _TYPE,
     (_OP.LOAD, errno.EINVAL): _TYPE,
     (_OP.LOAD, errno.EOPNOTSUPP): _TYPE,
+    (_OP.LOAD, ENOTSUPP): _TYPE,
     (_OP.LOAD, errno.ESRCH): _TYPE,  # no such tracepoint in the kernel's BTF
     (_OP.LOAD, errno.ENOENT): _TYPE,
     (_OP.LOAD, errno.E2BIG): _SIZE,
@@ -98,6 +103,7 @@ TABLE: Final[dict[tuple[Operation, int], Meaning]] = {
     (_OP.MAP_CREATE, errno.EPERM): _CAPABILITY,
     (_OP.MAP_CREATE, errno.EINVAL): _TYPE,
     (_OP.MAP_CREATE, errno.EOPNOTSUPP): _TYPE,
+    (_OP.MAP_CREATE, ENOTSUPP): _TYPE,
     (_OP.MAP_CREATE, errno.E2BIG): _SIZE,
     (_OP.MAP_CREATE, errno.ENOMEM): _SIZE,
     (_OP.MAP_UPDATE, errno.EPERM): Meaning(NotPermitted, "the map is frozen, or x0d lacks CAP_BPF"),
@@ -121,6 +127,7 @@ TABLE: Final[dict[tuple[Operation, int], Meaning]] = {
     (_OP.TRACE_ATTACH, errno.EPERM): _CAPABILITY,
     (_OP.TRACE_ATTACH, errno.EACCES): _TYPE,  # tracefs is root's
     (_OP.TRACE_ATTACH, errno.EINVAL): _TYPE,
+    (_OP.TRACE_ATTACH, ENOTSUPP): _TYPE,
     (_OP.TRACE_ATTACH, errno.ENOENT): _TYPE,
     (_OP.PIN, errno.EEXIST): Meaning(PinExists, "the name is taken in the bpf filesystem"),
     (_OP.PIN, errno.EPERM): _NAME,
