@@ -13,8 +13,10 @@ from fakes.clock import FakeClock
 from fakes.views import FakeNodeView
 from service.nodes import FakeMesh, FakeNode
 from x0d import telemetry
+from x0d.ports import Log2Histogram, MapStatus, ProgramStatus, TraceSample
 from x0d.service import metrics
 from x0d.service.metrics import ScrapeCollector
+from x0d.service.metrics_dataplane import DataplaneReading
 from x0d.service.overview import InterfaceOverview, MeshOverview
 from x0d.telemetry import Telemetry
 
@@ -27,6 +29,34 @@ COUNTED = (
     "x0d_knowledge_failures",
 )
 """Names that ``telemetry.Telemetry`` declares beside the module's constants."""
+
+
+TRACE = TraceSample(
+    drops={"no_socket": 20},
+    retransmits={"192.0.2.0/24": 3, "other": 4},
+    resets_sent={},
+    resets_received={"192.0.2.0/24": 1},
+    socket_states={("ipv4", "syn_sent", "established"): 2, ("ipv4", "syn_recv", "established"): 3},
+    run_queue=Log2Histogram((0,) * 12 + (5,), 15_000),
+    syscalls={"read": Log2Histogram((0, 1), 1), "write": Log2Histogram((0, 2), 3)},
+)
+
+
+async def reading(node: FakeNode) -> DataplaneReading:
+    """What the data plane of a node tells, with some programs and traces."""
+    return DataplaneReading(
+        sample=node.plane.sample(),
+        trace=TRACE,
+        programs=[
+            ProgramStatus("x0d_root_frags", "xdp", "root", "loaded"),
+            ProgramStatus("x0d_limit_frags", "xdp", "stage", "refused", "EINVAL", 22),
+            ProgramStatus("x0d_t_runq", "trace", "tracepoint", "off"),
+        ],
+        maps=[MapStatus("x0d_sources", "lru_hash", 65536, 4096)],
+        deny_entries=7,
+        limits=2,
+        name_of=lambda ifindex: node.interfaces.name_of(ifindex) or "",
+    )
 
 
 def scraped(work: Callable[[FakeNode, Telemetry], str]) -> str:
@@ -43,7 +73,8 @@ def scraped(work: Callable[[FakeNode, Telemetry], str]) -> str:
         counted.registry.register(
             ScrapeCollector(
                 node=FakeNodeView(),
-                interfaces=InterfaceOverview(node.interfaces, node.plane),
+                interfaces=InterfaceOverview(node.interfaces),
+                dataplane=lambda: reading(node),
                 mesh_view=MeshOverview(node.links, node.mesh, clock),
                 mesh=node.mesh,
                 healing=node.healing,
@@ -81,6 +112,20 @@ def test_values_are_the_services_own() -> None:
         'x0d_link_state{interface="to-n2",link="n1-n2.1451",neighbour="n2",state="waiting"} 1.0',
         'x0d_link_probes_sent_total{interface="to-n2",link="n1-n2.1451",neighbour="n2"} 1.0',
         'x0d_dataplane_probes_total{event="stranger",interface="to-n2"} 1.0',
+        'x0d_ebpf_program_loaded{program="x0d_root_frags"} 1.0',
+        'x0d_ebpf_program_loaded{program="x0d_limit_frags"} 0.0',
+        'x0d_ebpf_map_bytes{map="x0d_sources"} 4096.0',
+        'x0d_kernel_drops_total{reason="no_socket"} 20.0',
+        "x0d_tcp_retransmits_total 7.0",
+        'x0d_tcp_resets_total{direction="in"} 1.0',
+        'x0d_tcp_resets_total{direction="out"} 0.0',
+        'x0d_socket_state_changes_total{family="ipv4",state="established"} 5.0',
+        'x0d_run_queue_latency_seconds_bucket{le="4.096e-06"} 5.0',
+        'x0d_run_queue_latency_seconds_bucket{le="2.048e-06"} 0.0',
+        'x0d_run_queue_latency_seconds_bucket{le="+Inf"} 5.0',
+        "x0d_run_queue_latency_seconds_sum 1.5e-05",
+        "x0d_syscall_latency_seconds_count 3.0",
+        "x0d_deny_entries 7.0",
         'x0d_mesh_datagrams_refused_total{reason="hop_limit"} 3.0',
         'x0d_mesh_datagrams_refused_total{reason="malformed"} 0.0',
     ):

@@ -29,6 +29,7 @@ from x0d.store.policy import PolicyDatabase
 
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 KIB = 1024
+POLICY_ALERT = "policy_moved_aside"
 
 
 class KernelParts:
@@ -41,6 +42,7 @@ class KernelParts:
         ebpf = config.ebpf
         self._config = config
         self._clock = clock
+        self._alerts = alerts
         self._interfaces: InterfaceService | None = None
         self.plane = XdpDataPlane(config.node.bpffs_dir, plane_settings(config, session))
         self._lists = KernelPolicy(lambda: self.plane.map_fds, lambda: self.plane.maps_dir, ebpf.deny_entries_max)
@@ -61,11 +63,14 @@ class KernelParts:
         """Load the XDP programs and put deny-list and limits in force; nothing is attached yet."""
         stack.callback(self.plane.close)
         await self.plane.open()
-        stack.callback(self._lists.close)
+        stack.push_async_callback(self._lists.close)
         await self._lists.open()
         stack.push_async_callback(self._store.close)
-        await self._store.open()
-        await self.policy.start()
+        report = await self._store.open()
+        if report.moved_aside is not None:
+            text = f"policy.db was not readable ({report.reason}) and was moved to {report.moved_aside}"
+            self._alerts.raise_alert(POLICY_ALERT, f"{text}; what the kernel still holds is kept")
+        await self.policy.start(store_was_lost=report.moved_aside is not None)
         stack.callback(self._events.close)
         self._events.open()
 

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from x0d import telemetry
 from x0d.ports import Log2Histogram, MapStatus, PlaneSample, ProgramStatus, TraceSample
 from x0d.service.counting import packet_counters, probe_counters
-from x0d.service.histograms import to_histogram
+from x0d.service.histograms import to_histogram, total
 from x0d.service.views import InterfaceStatus
 
 
@@ -40,7 +40,7 @@ def families(reading: DataplaneReading, interfaces: Sequence[InterfaceStatus]) -
     text = "From runnable to running, of every task."
     yield _histogram(telemetry.RUN_QUEUE_LATENCY, text, reading.trace.run_queue)
     text = "System calls, of the measurements with x0ctl ebpf trace."
-    yield _histogram(telemetry.SYSCALL_LATENCY, text, _sum(tuple(reading.trace.syscalls.values())))
+    yield _histogram(telemetry.SYSCALL_LATENCY, text, total(reading.trace.syscalls))
 
 
 def _of_interfaces(interfaces: Sequence[InterfaceStatus]) -> Iterator[Metric]:
@@ -127,10 +127,3 @@ def _histogram(name: str, text: str, observed: Log2Histogram) -> Metric:
     family = HistogramMetricFamily(name, text)
     family.add_metric([], buckets, shown.sum)
     return family
-
-
-def _sum(histograms: Sequence[Log2Histogram]) -> Log2Histogram:
-    if not histograms:
-        return Log2Histogram((), 0)
-    counts = tuple(map(sum, zip(*(each.counts for each in histograms), strict=True)))
-    return Log2Histogram(counts, sum(each.sum_ns for each in histograms))
