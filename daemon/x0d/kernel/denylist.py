@@ -274,9 +274,10 @@ class DenyList:
         self._maps.clear(1 - self._generation.index)
 
     def close(self) -> None:
-        """Close descriptors; the list stays in force."""
-        self.sweep()
-        self._maps.close(self._generation)
+        """Close descriptors; the list stays in force, and the next ``adopt`` tidies what ``sweep`` has not."""
+        for generation in (self._generation, self._retired):
+            if generation is not None:
+                self._maps.close(generation)
 
     # ---- small parts ----
 
@@ -287,9 +288,7 @@ class DenyList:
 
     def _require_room(self, count: int) -> None:
         if count > self._entries_max:
-            raise TooMany(
-                f"{count} deny-list entries, more than [ebpf] deny_entries_max {self._entries_max}; raise it and restart"
-            )
+            raise TooMany(f"{count} deny-list entries, more than [ebpf] deny_entries_max = {self._entries_max} allows")
 
     def _has_room(self, fresh: tuple[list[PackedPrefix], ...]) -> bool:
         sizes = (inner.entries_max for inner in self._generation.maps)

@@ -81,7 +81,7 @@ class LimitTable:
         self._insert(new, index_of)
         self._write_elements([prefix for prefix in limits if prefix in self._limits], limits, index_of)
         self._remove(gone)
-        self._free += (self._index_of[prefix] for prefix in gone)
+        self._free[:0] = [self._index_of[prefix] for prefix in gone]  # taken last: a source may still have them cached
         self._limits, self._index_of = limits, index_of
         self._next_generation()
 
@@ -135,7 +135,7 @@ class LimitTable:
         """Take over what an earlier life left; what is not in force or not whole is removed."""
         elements = bpf.MapBuffer(4, LIMIT.size, LIMITS_MAX)
         elements.read(self._limits_fd)
-        values = elements.values
+        values = bytes(elements.values)
         wrong = []
         for trie, key_size in zip(self._tries.values(), (NET4_KEY.size, NET6_KEY.size), strict=True):
             for key, value in list(bpf.entries(trie, key_size, LIMIT_INDEX.size)):

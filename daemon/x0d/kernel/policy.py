@@ -6,8 +6,10 @@ in one thread of this object's own, one operation after the other.
 """
 
 import asyncio
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -18,7 +20,7 @@ from x0d import telemetry
 from x0d.errors import KernelRefused
 from x0d.kernel import bpf
 from x0d.kernel.denylist import DenyList
-from x0d.kernel.layout_policy import IPV4_MAPPED, SOURCE
+from x0d.kernel.layout_policy import DENY_KEYS, IPV4_MAPPED, SOURCE
 from x0d.kernel.limits import LimitTable
 from x0d.kernel.policy_word import PolicyWord
 from x0d.policy.model import PackedPrefix
@@ -26,6 +28,19 @@ from x0d.ports.policy import LimitRate, Source
 
 T = TypeVar("T")
 _ADDRESS_BYTES = 16
+_MAPS = frozenset(
+    {
+        "x0d_policy",
+        "x0d_deny_filter",
+        "x0d_deny_hits",
+        "x0d_limit4",
+        "x0d_limit6",
+        "x0d_limits",
+        "x0d_limit_hits",
+        "x0d_sources",
+        *DENY_KEYS,
+    }
+)
 
 log = structlog.get_logger()
 
@@ -38,6 +53,8 @@ class _Tables:
     limits: LimitTable
     sources_fd: int
     sources: bpf.MapBuffer
+    resources: ExitStack
+    """Closes all of it."""
 
 
 class KernelPolicy:
@@ -59,94 +76,103 @@ class KernelPolicy:
         Raises:
             KernelRefused: a map could not be read or made.
         """
-        await self._do(self._open)
+        await self._run(self._open)
 
     async def close(self) -> None:
         """Close descriptors, after what is under way; everything stays in force."""
-        await self._do(self._close)
+        await self._run(self._close)
         self._worker.shutdown()
 
     async def replace_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
         """As the port says."""
-        await self._do(lambda: self._open_tables().deny.replace(entries))
+        await self._do(lambda tables: tables.deny.replace(entries))
         self._sweep_later()
 
     async def put_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
         """As the port says."""
-        await self._do(lambda: self._open_tables().deny.put(entries))
+        await self._do(lambda tables: tables.deny.put(entries))
         self._sweep_later()
 
     async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
         """As the port says."""
-        await self._do(lambda: self._open_tables().deny.delete(prefixes))
+        await self._do(lambda tables: tables.deny.delete(prefixes))
         self._sweep_later()
 
     async def deny(self) -> Mapping[PackedPrefix, int]:
         """As the port says."""
-        return await self._do(lambda: dict(self._open_tables().deny.entries))
+        return await self._do(lambda tables: dict(tables.deny.entries))
 
     async def deny_hits(self) -> Mapping[PackedPrefix, int]:
         """As the port says."""
-        return await self._do(lambda: self._open_tables().deny.hits())
+        return await self._do(lambda tables: tables.deny.hits())
 
     async def replace_limits(self, limits: Mapping[PackedPrefix, LimitRate]) -> None:
         """As the port says."""
-        await self._do(lambda: self._open_tables().limits.replace(limits))
+        await self._do(lambda tables: tables.limits.replace(limits))
 
     async def limits(self) -> Mapping[PackedPrefix, LimitRate]:
         """As the port says."""
-        return await self._do(lambda: dict(self._open_tables().limits.limits))
+        return await self._do(lambda tables: dict(tables.limits.limits))
 
     async def limit_hits(self) -> Mapping[PackedPrefix, int]:
         """As the port says."""
-        return await self._do(lambda: self._open_tables().limits.hits())
+        return await self._do(lambda tables: tables.limits.hits())
 
     async def sources(self) -> Sequence[Source]:
         """As the port says."""
-        return await self._do(self._read_sources)
+        return await self._do(_read_sources)
 
     # ---- in the worker thread ----
 
     def _open(self) -> None:
         self._close()
-        map_fds = self._map_fds()
-        word = PolicyWord(map_fds["x0d_policy"])
-        deny = DenyList(map_fds, self._maps_dir(), word, self._deny_entries_max)
-        deny.adopt()
-        limits = LimitTable(map_fds, word)
-        limits.adopt()
-        self._tables = _Tables(deny, limits, map_fds["x0d_sources"], bpf.MapBuffer(_ADDRESS_BYTES, SOURCE.size))
+        with ExitStack() as stack:
+            # Copies: the plane may close its own while something is under way here.
+            map_fds = {name: os.dup(fd) for name, fd in self._map_fds().items() if name in _MAPS}
+            for fd in map_fds.values():
+                stack.callback(os.close, fd)
+            word = PolicyWord(map_fds["x0d_policy"])
+            deny = DenyList(map_fds, self._maps_dir(), word, self._deny_entries_max)
+            stack.callback(deny.close)
+            deny.adopt()
+            limits = LimitTable(map_fds, word)
+            limits.adopt()
+            sources = bpf.MapBuffer(_ADDRESS_BYTES, SOURCE.size)
+            self._tables = _Tables(deny, limits, map_fds["x0d_sources"], sources, stack.pop_all())
 
     def _close(self) -> None:
         tables, self._tables = self._tables, None
         if tables is not None:
-            tables.deny.close()
+            tables.resources.close()
 
-    def _open_tables(self) -> _Tables:
-        assert self._tables is not None, "not open"
-        return self._tables
-
-    def _read_sources(self) -> Sequence[Source]:
-        tables = self._open_tables()
-        count = tables.sources.read(tables.sources_fd)
-        keys, values = bytes(tables.sources.keys), tables.sources.values.cast("Q").tolist()
-        addresses = [keys[at : at + _ADDRESS_BYTES] for at in range(0, count * _ADDRESS_BYTES, _ADDRESS_BYTES)]
-        shown = [address[12:] if address.startswith(IPV4_MAPPED) else address for address in addresses]
-        words = SOURCE.size // 8
-        return list(map(Source, shown, values[2::words], values[3::words], values[4::words]))
+    def _sweep(self) -> None:
+        if self._tables is not None:
+            self._tables.deny.sweep()
 
     # ---- on the event loop ----
 
-    async def _do(self, work: Callable[[], T]) -> T:
+    async def _do(self, work: Callable[[_Tables], T]) -> T:
+        def whole() -> T:
+            assert self._tables is not None, "not open"
+            return work(self._tables)
+
+        return await self._run(whole)
+
+    async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
 
     def _sweep_later(self) -> None:
         """Free what a replaced list had without letting anybody wait for a grace period."""
         self._worker.submit(self._sweep).add_done_callback(_log_refusal)
 
-    def _sweep(self) -> None:
-        if self._tables is not None:
-            self._tables.deny.sweep()
+
+def _read_sources(tables: _Tables) -> Sequence[Source]:
+    count = tables.sources.read(tables.sources_fd)
+    keys, values = bytes(tables.sources.keys), tables.sources.values.cast("Q").tolist()
+    addresses = [keys[at : at + _ADDRESS_BYTES] for at in range(0, count * _ADDRESS_BYTES, _ADDRESS_BYTES)]
+    shown = [address[12:] if address.startswith(IPV4_MAPPED) else address for address in addresses]
+    words = SOURCE.size // 8
+    return list(map(Source, shown, values[2::words], values[3::words], values[4::words]))
 
 
 def _log_refusal(sweep: "Future[None]") -> None:

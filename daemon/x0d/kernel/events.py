@@ -1,0 +1,143 @@
+"""``ports.PacketEvents``: packets that XDP samples, from its ring buffer to whoever watches.
+
+XDP samples only while somebody is subscribed: the first subscription writes ``event_every`` into
+``x0d_config``, the end of the last one writes 0.  What comes in is handed on in the event loop, a
+bounded number at a time; the descriptor stays readable as long as there is more.  All methods are
+called on the event loop and return at once.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+
+from x0d.errors import NotSupported
+from x0d.kernel import bpf
+from x0d.kernel.layout import CLASSES, CONFIG, VERDICTS
+from x0d.kernel.layout_policy import EVENT, IPV4_MAPPED
+from x0d.kernel.ring import Ring
+from x0d.ports.policy import PacketEvent
+
+EVENTS_AT_ONCE = 256
+"""Handed on in one turn of the event loop, about a millisecond."""
+
+_KEY = bytes(4)
+_EVERY_FIELD = 5  # of struct x0d_config
+_NO_ADDRESS = bytes(16)
+
+Subscriber = Callable[[Sequence[PacketEvent]], None]
+
+
+class KernelEvents:
+    """Sampled events of an XDP data plane."""
+
+    def __init__(self, map_fds: Callable[[], Mapping[str, int]], buffer_bytes: int, sample_every: int) -> None:
+        """``map_fds`` tells the plane's descriptors by ELF name; ``buffer_bytes`` is the ring buffer's size."""
+        self._map_fds = map_fds
+        self._buffer_bytes = buffer_bytes
+        self._sample_every = sample_every
+        self._subscribers: dict[object, Subscriber] = {}
+        self._resources: ExitStack | None = None
+
+    @property
+    def sample_every(self) -> int:
+        """One packet in so many becomes an event."""
+        return self._sample_every
+
+    def open(self) -> None:
+        """Map the ring buffer; again after the plane was opened anew.  Subscriptions go on.
+
+        Raises:
+            NotSupported: not on this machine, or the ring buffer has another size.
+            KernelRefused: a map could not be read.
+        """
+        self._release()
+        map_fds = self._map_fds()
+        size = bpf.map_shape(map_fds["x0d_events"])[2]
+        if size != self._buffer_bytes:
+            raise NotSupported("sampled events", f"the ring buffer has {size} bytes and not {self._buffer_bytes}")
+        with ExitStack() as stack:
+            # Copies: the plane may close its own before it is opened anew.
+            self._config_fd, self._events_fd = os.dup(map_fds["x0d_config"]), os.dup(map_fds["x0d_events"])
+            stack.callback(os.close, self._config_fd)
+            stack.callback(os.close, self._events_fd)
+            self._ring = Ring(self._events_fd, size)
+            stack.callback(self._ring.close)
+            self._resources = stack.pop_all()
+        self._switch()
+
+    def close(self) -> None:
+        """End all subscriptions and the sampling."""
+        self._subscribers.clear()
+        if self._resources is not None:
+            self._switch()
+            self._release()
+
+    def subscribe(self, on_events: Subscriber) -> Callable[[], None]:
+        """As the port says."""
+        key = object()
+        self._subscribers[key] = on_events
+        if len(self._subscribers) == 1 and self._resources is not None:
+            self._drain()  # what nobody was there to see
+            self._switch()
+
+        def unsubscribe() -> None:
+            if self._subscribers.pop(key, None) and not self._subscribers and self._resources is not None:
+                self._switch()
+
+        return unsubscribe
+
+    def _switch(self) -> None:
+        """Sample and read if anybody is subscribed, else do neither."""
+        every = self._sample_every if self._subscribers else 0
+        value = bpf.lookup(self._config_fd, _KEY, CONFIG.size)
+        assert value is not None, "an array has all its elements"
+        fields = list(CONFIG.unpack(value))
+        if fields[_EVERY_FIELD] != every:
+            fields[_EVERY_FIELD] = every
+            bpf.update(self._config_fd, _KEY, CONFIG.pack(*fields))
+        loop = asyncio.get_running_loop()
+        if every:
+            loop.add_reader(self._events_fd, self._read)
+        else:
+            loop.remove_reader(self._events_fd)
+
+    def _read(self) -> None:
+        events = [decode_event(record) for record in self._ring.records(EVENTS_AT_ONCE) if len(record) == EVENT.size]
+        if events:
+            for on_events in list(self._subscribers.values()):
+                on_events(events)
+
+    def _drain(self) -> None:
+        while sum(1 for _ in self._ring.records(EVENTS_AT_ONCE)) == EVENTS_AT_ONCE:
+            pass
+
+    def _release(self) -> None:
+        resources, self._resources = self._resources, None
+        if resources is not None:
+            asyncio.get_running_loop().remove_reader(self._events_fd)
+            resources.close()
+
+
+def decode_event(record: bytes) -> PacketEvent:
+    """Read a record of the ring buffer (``struct x0d_event``)."""
+    at_ns, ifindex, length, source, destination, source_port, destination_port, *rest = EVENT.unpack(record)
+    protocol, protocol_class, verdict, tags = rest
+    is_ip = source != _NO_ADDRESS or destination != _NO_ADDRESS  # the address :: is a source of its own
+    return PacketEvent(
+        at_ns,
+        ifindex,
+        length,
+        _shown(source) if is_ip else b"",
+        _shown(destination) if is_ip else b"",
+        int.from_bytes(source_port),
+        int.from_bytes(destination_port),
+        protocol,
+        CLASSES[protocol_class],
+        VERDICTS[verdict],
+        tags,
+    )
+
+
+def _shown(address: bytes) -> bytes:
+    return address[12:] if address.startswith(IPV4_MAPPED) else address
