@@ -88,7 +88,11 @@ class XdpAttacher:
         return [ifindex for ifindex, has_frags in self._frags.items() if has_frags == frags]
 
     def replace(self, ifindex: int, pipeline: Pipeline) -> None:
-        """Put another pipeline of the same variant on an interface; one whose device is gone is passed over."""
+        """Put another pipeline of the same variant on an interface; one whose device is gone is passed over.
+
+        Raises:
+            KernelRefused: the former one goes on.
+        """
         hook = self._hook(ifindex)
         link_fd = _open_link(hook)
         if link_fd is None:
@@ -98,6 +102,9 @@ class XdpAttacher:
                 _swap_program(hook, link_fd, pipeline)
             except DeviceGone:
                 return
+            except OSError as error:  # of the pins
+                operation = f"replace the programs of interface {ifindex}"
+                raise KernelRefused(operation, error.errno or errno.EIO, str(error)) from error
 
     def _hook(self, ifindex: int) -> Path:
         return self._directory / f"{ifindex}{pins.HOOK_SUFFIX}"
