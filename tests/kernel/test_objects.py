@@ -76,7 +76,7 @@ def test_own_object_is_told() -> None:
     assert ("GPL", True, False) == (info.license, info.has_btf, info.has_core_relocations)
     assert {"xdp", "xdp.frags"} == {section for section, _function in info.programs}
     assert "x0d_config" in info.maps
-    assert info.layout_version in {0, LAYOUT_VERSION}
+    assert LAYOUT_VERSION == info.layout_version
     assert 64 == len(info.sha256)
 
 
@@ -334,3 +334,40 @@ def test_capabilities_are_named(good: bytes, tmp_path: Path) -> None:
     assert done.stderr == ""
     assert done.stdout.startswith(NotPermitted.__name__)
     assert "this process lacks CAP_BPF and CAP_NET_ADMIN and CAP_PERFMON" in done.stdout
+
+
+WITHOUT_BTF = """
+import sys
+from pathlib import Path
+from x0d.errors import X0dError
+from x0d.kernel.libbpf import Libbpf
+for file, program in (arguments.split(":") for arguments in sys.argv[1:]):
+    try:
+        print(program, Libbpf().load(Path(file).read_bytes(), program, {}).fd > 0)
+    except X0dError as error:
+        print(program, type(error).__name__, error)
+try:
+    Libbpf().enum_values("skb_drop_reason")
+except X0dError as error:
+    print(error)
+"""
+
+
+@pytest.mark.kernel
+def test_without_btf(good: bytes, tmp_path: Path) -> None:
+    """Where the kernel's BTF is hidden, XDP loads as ever, and what needs it says so."""
+    traced = tiny.compile_c(tiny.LICENCE + 'SEC("tp_btf/kfree_skb") int t(void *c) { return 0; }', tmp_path)
+    (tmp_path / "good.o").write_bytes(good)
+    (tmp_path / "traced.o").write_bytes(traced)
+    hidden = 'mount -t tmpfs x0dt-btf /sys/kernel/btf && exec "$@"'
+    arguments = (f"{tmp_path}/good.o:counting", f"{tmp_path}/traced.o:t")
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", hidden, "sh", sys.executable, "-c", WITHOUT_BTF, *arguments],
+        capture_output=True, text=True, check=False, env={"PYTHONPATH": str(REPOSITORY / "daemon")},
+    )  # fmt: skip
+    assert done.stderr == ""
+    xdp, tracing, enumeration = done.stdout.splitlines()
+    assert xdp == "counting True"
+    assert tracing.startswith("t ProgramTypeRefused load program t: ESRCH: ")
+    assert "failed to find valid kernel BTF" in tracing
+    assert enumeration.startswith("read the kernel's BTF: ESRCH: it needs CONFIG_DEBUG_INFO_BTF")

@@ -157,7 +157,7 @@ class Libbpf:
         """Number of a type in the kernel's own BTF.
 
         Raises:
-            KernelRefused: ENOENT when there is no such type or no BTF.
+            KernelRefused: ENOENT when there is no such type, ESRCH when the kernel has no BTF.
         """
         with self._kernel_btf() as handle:
             number: int = self._library.btf__find_by_name_kind(handle, name.encode(), ctypes.c_uint32(kind))
@@ -168,7 +168,7 @@ class Libbpf:
         """Names of an enumeration of the running kernel, by value; reading it takes some 25 ms.
 
         Raises:
-            KernelRefused: ENOENT when there is no such enumeration or no BTF.
+            KernelRefused: ENOENT when there is no such enumeration, ESRCH when the kernel has no BTF.
         """
         library = self._library
         with self._kernel_btf() as handle:
@@ -191,7 +191,8 @@ class Libbpf:
     def _kernel_btf(self) -> Iterator[ctypes.c_void_p]:
         address = self._library.btf__load_vmlinux_btf()
         if not address:
-            raise KernelRefused("read the kernel's BTF", ctypes.get_errno())
+            detail = "it needs CONFIG_DEBUG_INFO_BTF, and to see /sys/kernel/btf/vmlinux"
+            raise KernelRefused("read the kernel's BTF", ctypes.get_errno(), detail)
         handle = ctypes.c_void_p(address)
         try:
             yield handle
