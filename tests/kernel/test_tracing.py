@@ -4,7 +4,9 @@ import asyncio
 import errno
 import itertools
 import socket
+import struct
 from collections.abc import Iterator
+from socket import inet_aton
 
 import pytest
 
@@ -82,6 +84,38 @@ def test_reset_of_a_socket_is_counted(pair: Pair) -> None:
             assert {pair.prefix(6): 1} == (await here.read()).resets_sent
 
     asyncio.run(main())
+
+
+def test_peers_past_the_table_are_counted_together(pair: Pair) -> None:
+    """1,100 peers, each with two packets that are answered by a reset: 1,024 have a row, the others share one."""
+    peers, rows, each = 1100, 1024, 2
+    pair.other.ip("route add default dev vb")
+
+    async def main() -> None:
+        async with tracer(("tcp",), pair.other) as there:
+            with pair.one.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
+                for number in list(range(peers)) * each:
+                    source = bytes((10, 100 + number // 256, number % 256, 1))
+                    raw.sendto(_opening(source, inet_aton(pair.addresses(4)[1])), (pair.addresses(4)[1], 0))
+            sample = await until(there, lambda seen: sum(seen.resets_sent.values()) >= peers * each)
+            sent = dict(sample.resets_sent)
+            assert (peers - rows) * each == sent.pop("other")
+            assert (rows, {each}) == (len(sent), set(sent.values()))
+
+    asyncio.run(main())
+
+
+def _opening(source: bytes, destination: bytes) -> bytes:
+    """A TCP segment that opens a connection to a closed port; the kernel fills in the IP header's rest."""
+    ports = struct.pack("!HH", 40_000, CLOSED_PORT)
+    segment = ports + struct.pack("!IIBBHHH", 1, 0, 5 << 4, 2, 1024, 0, 0)
+    pseudo = source + destination + struct.pack("!HH", socket.IPPROTO_TCP, len(segment)) + segment
+    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
+    total = (total & 0xFFFF) + (total >> 16)
+    checksum = ~(total + (total >> 16)) & 0xFFFF
+    segment = segment[:16] + struct.pack("!H", checksum) + segment[18:]
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(segment), 1, 0, 64, socket.IPPROTO_TCP, 0)
+    return header + source + destination + segment
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -28,10 +28,12 @@ CONFIG: Final = struct.Struct("=II")
 PEER: Final = struct.Struct("=16s")
 HISTOGRAM: Final = struct.Struct(f"={BUCKETS}QQ")
 TIMEBOX: Final = struct.Struct("=QIIII")
+CALL: Final = struct.Struct("=QII")
+"""Begun at, number, reserved."""
 NUMBER: Final = struct.Struct("=I")
 COUNT: Final = struct.Struct("=Q")
 
-assert (CONFIG.size, PEER.size, HISTOGRAM.size, TIMEBOX.size) == (8, 16, 328, 24)
+assert (CONFIG.size, PEER.size, HISTOGRAM.size, TIMEBOX.size, CALL.size) == (8, 16, 328, 24, 16)
 
 VALUE_BYTES: Final[Mapping[str, tuple[int, int]]] = {
     "x0d_t_past": (NUMBER.size, COUNT.size),
