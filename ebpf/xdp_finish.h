@@ -18,6 +18,13 @@ static __always_inline struct x0d_view *get_view(void)
 	return bpf_map_lookup_elem(&x0d_scratch, &zero);
 }
 
+static __always_inline struct x0d_interface *get_counters(const struct x0d_view *view)
+{
+	struct x0d_interface *counters = bpf_map_lookup_elem(&x0d_low, &view->event.ifindex);
+
+	return counters && counters->present ? counters : bpf_map_lookup_elem(&x0d_interfaces, &view->event.ifindex);
+}
+
 static __always_inline void show_event(struct x0d_view *view, struct x0d_interface *counters, __u8 class, __u8 verdict)
 {
 	struct x0d_event *event;
@@ -39,7 +46,7 @@ static __always_inline void show_event(struct x0d_view *view, struct x0d_interfa
 /* Counts, and returns what XDP is to do.  `probe_event` is X0D_PROBE_EVENTS where it was no probe. */
 static __always_inline int finish_as(struct x0d_view *view, __u32 class, __u32 verdict, __u32 probe_event)
 {
-	struct x0d_interface *counters = bpf_map_lookup_elem(&x0d_interfaces, &view->event.ifindex);
+	struct x0d_interface *counters = get_counters(view);
 	struct x0d_counter *counter;
 
 	if (counters && class < X0D_CLASSES && verdict < X0D_VERDICTS) {

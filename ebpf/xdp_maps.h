@@ -85,6 +85,13 @@ struct {
 	__type(value, struct x0d_bucket_value);
 } x0d_buckets SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, X0D_LOW_INTERFACES_MAX);
+	__type(key, __u32);
+	__type(value, struct x0d_interface);
+} x0d_low SEC(".maps");
+
 /* A value is multiplied by the CPUs and few interfaces exist: not preallocated. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);

@@ -31,6 +31,8 @@ PROBE_WINDOW = 64
 
 LINKS_MAX = 256
 INTERFACES_MAX = 256
+LOW_INTERFACES_MAX = 256
+"""Interfaces of a lower index are counted in array ``x0d_low``, others in hash table ``x0d_interfaces``."""
 SOURCES_DEFAULT = 65536
 DENY_DEFAULT = 131072
 EVENT_BYTES_DEFAULT = 256 * 1024
@@ -68,8 +70,10 @@ LOCAL = struct.Struct("=I")
 IFINDEX = struct.Struct("=I")
 """Key of maps ``x0d_interfaces`` and ``x0d_buckets``."""
 CELLS = len(CLASSES) * len(VERDICTS)
-INTERFACE = struct.Struct(f"={2 * CELLS}Q{len(PROBE_EVENTS)}Q3Q")
-"""Value of map ``x0d_interfaces`` on one CPU."""
+INTERFACE = struct.Struct(f"={2 * CELLS}Q{len(PROBE_EVENTS)}Q2QII")
+"""Value of maps ``x0d_low`` and ``x0d_interfaces`` on one CPU; the last number is ``present``."""
+NO_COUNTS = bytes(INTERFACE.size - 4) + struct.pack("=I", 1)
+"""What the daemon writes, once for each CPU, to have an interface counted."""
 
 assert (PROBE.size, CONFIG.size, LINK_KEY.size, LINK.size, BUCKET.size) == (48, 32, 24, 120, 16)
 assert (COUNTER.size, INTERFACE.size) == (16, 16 * 9 * 6 + 8 * 9 + 24)
@@ -112,6 +116,7 @@ def map_shapes(
         "x0d_links": MapShape(LINK_KEY.size, LINK.size, LINKS_MAX),
         "x0d_locals": MapShape(LINK_KEY.size, LOCAL.size, LINKS_MAX),
         "x0d_buckets": MapShape(IFINDEX.size, BUCKET.size, INTERFACES_MAX),
+        "x0d_low": MapShape(IFINDEX.size, INTERFACE.size, LOW_INTERFACES_MAX),
         "x0d_interfaces": MapShape(IFINDEX.size, INTERFACE.size, INTERFACES_MAX),
         **{name: MapShape(4, 4, 2) for name in policy.DENY_KEYS},
         "x0d_deny_filter": MapShape(4, policy.DENY_FILTER.size, 2),
@@ -135,7 +140,7 @@ def deny_shapes(deny_entries_max: int = DENY_DEFAULT) -> dict[str, MapShape]:
 
 MAPS = map_shapes()
 """Every map of the XDP object by name, of default size."""
-PER_CPU_MAPS = frozenset({"x0d_interfaces", "x0d_deny_hits", "x0d_limit_hits", "x0d_scratch"})
+PER_CPU_MAPS = frozenset({"x0d_low", "x0d_interfaces", "x0d_deny_hits", "x0d_limit_hits", "x0d_scratch"})
 """Their values come once for each possible CPU."""
 
 
@@ -275,7 +280,7 @@ class InterfaceCounters:
 
 
 def decode_interface(value: bytes) -> InterfaceCounters:
-    """Sum a value of map ``x0d_interfaces``: one ``INTERFACE`` for each CPU."""
+    """Sum a value of map ``x0d_low`` or ``x0d_interfaces``: one ``INTERFACE`` for each CPU."""
     return name_counters([sum(cell) for cell in zip(*INTERFACE.iter_unpack(value), strict=True)])
 
 
@@ -289,5 +294,5 @@ def name_counters(cells: Sequence[int]) -> InterfaceCounters:
             packets[CLASSES[protocol_class], VERDICTS[verdict]] = (count, cells[2 * number + 1])
     counts = cells[2 * CELLS : 2 * CELLS + len(PROBE_EVENTS)]
     probes = {name: count for name, count in zip(PROBE_EVENTS, counts, strict=True) if count}
-    events_sent, events_lost, _tick = cells[2 * CELLS + len(PROBE_EVENTS) :]
+    events_sent, events_lost, _tick, _present = cells[2 * CELLS + len(PROBE_EVENTS) :]
     return InterfaceCounters(packets, probes, events_sent, events_lost)
