@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +192,11 @@ def test_loading_all_parses_btf_once(monkeypatch: pytest.MonkeyPatch) -> None:
     loads: list[int] = []
     together = Libbpf.load_all
 
-    def noted(self: Libbpf, elf: bytes, programs: Sequence[str], *rest: Any, **more: Any) -> LoadedPrograms:
+    def noted(
+        self: Libbpf, elf: bytes, programs: Sequence[str], map_fds: Mapping[str, int], *, skip_maps: Collection[str]
+    ) -> LoadedPrograms:
         loads.append(len(programs))
-        return together(self, elf, programs, *rest, **more)
+        return together(self, elf, programs, map_fds, skip_maps=skip_maps)
 
     monkeypatch.setattr(Libbpf, "load_all", noted)
     asyncio.run(statuses(OBJECTS_DIR))
