@@ -4,11 +4,12 @@ The lists are unkind to a pre-filter and kind to nobody: addresses all over unic
 (IPv6: /32 to /64) in equal shares.  A list of real offenders is more clustered.
 """
 
-import ipaddress
 import random
 from collections.abc import Collection
 from dataclasses import dataclass
+from ipaddress import ip_address
 
+from kernel.xdp_packets import Packet
 from x0d.policy.model import PackedPrefix, mask
 
 ENTRIES = 10_000
@@ -88,9 +89,11 @@ def share_in_filter(sources: Collection[bytes], lists: DenyLists) -> float:
     return sum(source[:2] in beginnings for source in sources) / len(sources)
 
 
-def as_text(address: bytes) -> str:
-    """As people write it."""
-    return str(ipaddress.ip_address(address))
+def frame(source: bytes) -> bytes:
+    """A UDP packet of 60 bytes (IPv6: 80), as any host might send."""
+    target = "192.0.2.1" if len(source) == 4 else "2001:db8::1"
+    packet = Packet(ip_address(source), ip_address(target), bytes(18), 64, source_port=4000, destination_port=4001)
+    return packet.encode()
 
 
 def _within(chance: random.Random, net: PackedPrefix) -> bytes:

@@ -6,8 +6,8 @@ program writes the next source address of a list into the frame and calls the pr
 compare.  All figures include what an empty program takes (the floor).
 
 The machine's speed changes from one moment to the next: other work on it, a neighbour on the same core.  So a round
-is cut in slices of a few milliseconds, short enough that most are not interrupted, and the cases take turns slice by
-slice.  A round is worth the median of its slices; ratios are taken within a round.
+is cut in slices of a few milliseconds, short enough that most are not interrupted, and the cases take turns
+slice by slice.  A round is worth the median of its slices; ratios are taken within a round.
 """
 
 import gc
@@ -24,7 +24,6 @@ from lab.machine import run
 SHUFFLER = Path(__file__).with_name("dataplane_sources.bpf.c")
 SOURCES_MAX = 65_536
 WARM_UP = 2_000
-SLICES = 15
 
 
 @dataclass(slots=True)
@@ -42,7 +41,7 @@ class Case:
         return [own + sum(sign * cost.rounds[at] for cost, sign in costs) for at, own in enumerate(self.rounds)]
 
 
-def take_turns(cases: Iterable[Case], rounds: int, slices: int = SLICES) -> None:
+def take_turns(cases: Iterable[Case], rounds: int, slices: int) -> None:
     """Measure every case in each round."""
     chosen = list(cases)
     gc.collect()

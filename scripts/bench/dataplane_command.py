@@ -1,0 +1,91 @@
+"""``scripts/bench/dataplane``: what x0d's data plane costs, beside Debian's xdp-filter with all features.
+
+Sections: ``packets`` (nanoseconds a packet), ``reading`` (lists and a scrape), ``replacing`` (a deny-list of 100,000),
+``swaps`` (stages and whole upgrades while packets flow), ``limit`` (how exactly a rate is kept by two CPUs).  All of
+it happens in namespaces of this process, with a bpf filesystem of its own; nothing is left, whatever ends it.
+"""
+
+import argparse
+import datetime as dt
+import importlib
+import random
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bench.dataplane_effort import Effort
+from bench.dataplane_table import Row, render, unmet
+from bench.dataplane_world import own_world
+from bench.machine_load import Pressure, describe_machine
+from bench.session import run_command, say
+
+Section = Callable[[Path, random.Random, Effort], list[Row]]
+SECTIONS = {
+    "packets": "bench.dataplane_packets",
+    "reading": "bench.dataplane_reading",
+    "replacing": "bench.dataplane_replacing",
+    "swaps": "bench.dataplane_swaps",
+    "limit": "bench.dataplane_limit",
+    "parts": "bench.dataplane_parts",
+}
+"""Module by name; imported when it is asked for, so that one section needs no more than its own part of x0d."""
+BY_DEFAULT = ("packets", "reading", "replacing", "swaps", "limit")
+EPILOG = """figures:
+  One source is a frame run again and again, everything in the caches; many sources is a frame with the next source
+  of a list each time.  Figures are medians of the rounds with (least-most), the empty program's time included; a
+  ratio is the median of the ratios within each round, because the machine's speed changes between rounds.
+
+examples:
+  scripts/bench/dataplane                     everything but --parts: about three minutes
+  scripts/bench/dataplane --only packets --runs 31
+  scripts/bench/dataplane --parts --quick     which part of the pass path costs what
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Measure and print the table; 0 every promise kept, 1 not (or it failed), 130 interrupted."""
+    asked = _parser().parse_args(argv)
+    return run_command(lambda: _run(asked))
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    about = "Measure the data plane by BPF_PROG_TEST_RUN, x0d and xdp-filter in turns.  Needs root."
+    parser = argparse.ArgumentParser("dataplane", description=about, epilog=EPILOG, formatter_class=raw)
+    parser.add_argument(
+        "--only", default=",".join(BY_DEFAULT), metavar="NAMES", help=f"of {', '.join(SECTIONS)} (default: %(default)s)"
+    )
+    parser.add_argument("--parts", action="store_true", help="the same as --only parts")
+    parser.add_argument(
+        "--runs", type=int, default=9, metavar="N", help="rounds of each section (default: %(default)s)"
+    )
+    parser.add_argument("--quick", action="store_true", help="short rounds, few of them: to see that it works")
+    parser.add_argument("--seed", type=int, default=None, help="of lists and sources (default: random, printed)")
+    return parser
+
+
+def _run(asked: argparse.Namespace) -> int:
+    names = ["parts"] if asked.parts else asked.only.split(",")
+    if unknown := [name for name in names if name not in SECTIONS]:
+        sys.stderr.write(f"dataplane: no section {unknown[0]!r}; there are {' '.join(SECTIONS)}\n")
+        return 2
+    seed = random.randrange(1 << 32) if asked.seed is None else asked.seed
+    effort = Effort.quick() if asked.quick else Effort(rounds=asked.runs)
+    say(f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, {describe_machine()}, seed {seed}")
+    pressure, rows = Pressure(), []
+    with own_world() as directory:
+        for name in names:
+            say(f"measuring: {name}")
+            section: Section = importlib.import_module(SECTIONS[name]).measure
+            found = section(directory, random.Random(seed), effort)
+            rows += found
+            if len(names) > 1:
+                say(render(found))
+    say(f"\n{render(rows)}\n\n{describe_machine()}, CPU pressure meanwhile {pressure.percent():.0f} %")
+    if missed := unmet(rows):
+        say("not kept: " + "; ".join(missed))
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
