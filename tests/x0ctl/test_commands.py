@@ -1,29 +1,24 @@
 """x0ctl as a process against a real server: what it prints and how it exits."""
 
 import asyncio
-import contextlib
-import fcntl
 import json
 import os
 import re
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
-import termios
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fakes.control import STRANGER_GID, Lab, run, running, until, x0ctl, x0ctl_as
+from fakes.control import DAEMON, STRANGER_GID, Lab, run, running, until, x0ctl, x0ctl_as
+from fakes.terminal import on_a_terminal
 from fakes.views import incident
 from x0d.errors import ConfigInvalid, ConfigProblem, StorageFailed
 from x0d.mapek.model import Cause, Evidence, IncidentState, Role
-
-DAEMON = Path(__file__).parents[2] / "daemon"
 
 COMMANDS = (
     ("status",),
@@ -33,6 +28,15 @@ COMMANDS = (
     ("incident", "list"),
     ("incident", "show", "n1-n2.5c1e:3"),
     ("ebpf", "stats"),
+    ("ebpf", "list"),
+    ("ebpf", "upgrade"),
+    ("ebpf", "attach", "--all"),
+    ("ebpf", "detach", "eth1"),
+    ("deny", "add", "192.0.2.1", "2001:db8::/32", "--for", "1h30m", "--comment", "scan"),
+    ("deny", "list"),
+    ("limit", "add", "0.0.0.0/0", "--rate", "100"),
+    ("limit", "list"),
+    ("top", "--once", "--interval", "200ms"),
     ("reload",),
 )
 
@@ -309,24 +313,6 @@ def test_watch_tells_nothing_twice() -> None:
     run(scene())
 
 
-def on_a_terminal(lab: Lab, columns: int, *arguments: str) -> list[str]:
-    """Lines that x0ctl prints on a terminal of so many columns, without its colours."""
-    ours, theirs = os.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    command = [sys.executable, "-m", "x0ctl", "--endpoint", lab.endpoint, *arguments]
-    kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
-    environment = {**kept, "PYTHONPATH": str(DAEMON), "TERM": "xterm"}
-    with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
-        printed = b""
-        with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
-            while some := os.read(ours, 4096):
-                printed += some
-        os.close(ours)
-        assert 0 == process.wait(10), printed
-    return re.sub(r"\x1b\[[0-9;]*m", "", printed.decode()).splitlines()
-
-
 @pytest.mark.parametrize("columns", [60, 80, 100, 140, 200])
 def test_terminals_break_no_value(columns: int) -> None:
     """On a terminal of any width ids, causes, states and times stay whole, and no line is wider than it."""
@@ -336,12 +322,12 @@ def test_terminals_break_no_value(columns: int) -> None:
     async def scene() -> None:
         async with running() as lab:
             lab.incidents.publish(long)
-            lines = await asyncio.to_thread(on_a_terminal, lab, columns, "incident", "list")
+            lines = await asyncio.to_thread(on_a_terminal, lab.endpoint, columns, "incident", "list")
             assert [] == [line for line in lines if len(line.rstrip()) > columns]
             text = "\n".join(lines)
             assert [] == [value for value in whole if value not in text]
             assert 20 == len(re.findall(r"\bon\b", text))
-            links = "\n".join(await asyncio.to_thread(on_a_terminal, lab, columns, "link", "list"))
+            links = "\n".join(await asyncio.to_thread(on_a_terminal, lab.endpoint, columns, "link", "list"))
             assert [] == [value for value in ("n1-n2.5c1e", "eth1", "up", "1 min 1 s") if value not in links]
 
     run(scene())
