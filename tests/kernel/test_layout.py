@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from x0d.errors import InvalidInput
-from x0d.kernel import layout
+from x0d.kernel import layout, layout_policy
 from x0d.mesh.model import ProbeRecord
 
 EBPF_DIR = Path(__file__).resolve().parents[2] / "ebpf"
@@ -23,10 +23,47 @@ SIZES = {
     "x0d_link_key": layout.LINK_KEY,
     "x0d_link": layout.LINK,
     "x0d_bucket": layout.BUCKET,
-    "x0d_counter_key": layout.COUNTER_KEY,
     "x0d_counter": layout.COUNTER,
-    "x0d_probe_event_key": layout.PROBE_EVENT_KEY,
+    "x0d_interface": layout.INTERFACE,
+    "x0d_policy": layout_policy.POLICY,
+    "x0d_deny_filter": layout_policy.DENY_FILTER,
+    "x0d_net4_key": layout_policy.NET4_KEY,
+    "x0d_net6_key": layout_policy.NET6_KEY,
+    "x0d_deny": layout_policy.DENY,
+    "x0d_limit": layout_policy.LIMIT,
+    "x0d_source": layout_policy.SOURCE,
+    "x0d_event": layout_policy.EVENT,
 }
+OFFSETS = {
+    "x0d_config": {"session": 8, "probe_rate_pps": 16, "event_every": 24, "talkers": 28},
+    "x0d_link": {"local_address": 8},
+    "x0d_policy": {"deny_index": 0, "deny_kinds": 1, "limit_generation": 4},
+    "x0d_deny": {"slot": 0, "expires_at": 8, "covered_until": 16},
+    "x0d_limit": {"interval_ns": 0, "tolerance_ns": 8, "expires_at": 16, "fallback": 24},
+    "x0d_source": {"due_at": 0, "limit": 8, "packets": 16, "bytes": 24, "limited": 32},
+    "x0d_event": {
+        "at": 0,
+        "ifindex": 8,
+        "length": 12,
+        "source": 16,
+        "destination": 32,
+        "source_port": 48,
+        "destination_port": 50,
+        "protocol": 52,
+        "class": 53,
+        "verdict": 54,
+        "tags": 55,
+    },
+    "x0d_interface": {
+        "packets": 0,
+        "probes": 864,
+        "events_sent": 936,
+        "events_lost": 944,
+        "event_tick": 952,
+        "present": 956,
+    },
+}
+"""Where Python reads and writes each field."""
 CONSTANTS = {
     "X0D_LAYOUT_VERSION": layout.LAYOUT_VERSION,
     "X0D_PROBE_MAGIC": layout.PROBE_MAGIC,
@@ -38,7 +75,18 @@ CONSTANTS = {
     "X0D_PROBE_WINDOW": layout.PROBE_WINDOW,
     "X0D_LINKS_MAX": layout.LINKS_MAX,
     "X0D_INTERFACES_MAX": layout.INTERFACES_MAX,
-    "X0D_COUNTERS_MAX": layout.COUNTERS_MAX,
+    "X0D_LOW_INTERFACES_MAX": layout.LOW_INTERFACES_MAX,
+    "X0D_SOURCES_DEFAULT": layout.SOURCES_DEFAULT,
+    "X0D_DENY_DEFAULT": layout.DENY_DEFAULT,
+    "X0D_EVENT_BYTES_DEFAULT": layout.EVENT_BYTES_DEFAULT,
+    "X0D_LIMITS_MAX": layout_policy.LIMITS_MAX,
+    "X0D_LIMIT_FALLBACKS_MAX": layout_policy.LIMIT_FALLBACKS_MAX,
+    "X0D_DENY_4": layout_policy.DENY_4,
+    "X0D_DENY_4_NETS": layout_policy.DENY_4_NETS,
+    "X0D_DENY_6": layout_policy.DENY_6,
+    "X0D_DENY_6_NETS": layout_policy.DENY_6_NETS,
+    "X0D_STAGES": len(layout.STAGES),
+    "X0D_STAGE_SLOTS": layout.STAGE_SLOTS,
     "X0D_SEQUENCE_JUMP_MAX": layout.SEQUENCE_JUMP_MAX,
     "X0D_REPLY_AGE_MAX_NS": layout.REPLY_AGE_MAX_NS,
     "X0D_CLASSES": len(layout.CLASSES),
@@ -46,6 +94,7 @@ CONSTANTS = {
     "X0D_PROBE_EVENTS": len(layout.PROBE_EVENTS),
     **{f"X0D_CLASS_{name.upper()}": number for number, name in enumerate(layout.CLASSES)},
     **{f"X0D_VERDICT_{name.upper()}": number for number, name in enumerate(layout.VERDICTS)},
+    **{f"X0D_STAGE_{name.upper()}": number for number, name in enumerate(layout.STAGES)},
     **{f"X0D_PROBE_{name.upper()}": number for number, name in enumerate(layout.PROBE_EVENTS)},
 }
 PROBE_RECORD = {
@@ -72,7 +121,11 @@ def test_header_agrees(tmp_path: Path) -> None:
     checks = [f"sizeof(struct {name}) == {shape.size}" for name, shape in SIZES.items()]
     checks += [f"{name} == {value}" for name, value in CONSTANTS.items()]
     checks += [f"offsetof(struct x0d_link, {name}) == {offset}" for name, offset in offsets.items()]
-    checks += ["offsetof(struct x0d_link, local_address) == 8", "offsetof(struct x0d_config, session) == 8"]
+    checks += [
+        f"offsetof(struct {name}, {field}) == {offset}"
+        for name, fields in OFFSETS.items()
+        for field, offset in fields.items()
+    ]
     lines = ["#include <stddef.h>", '#include "x0d.h"', *(f'_Static_assert({check}, "{check}");' for check in checks)]
     source = tmp_path / "agree.c"
     source.write_text("\n".join(lines) + "\n")
@@ -109,3 +162,76 @@ def test_request_returns(session: int, sequence: int, sent_at_ns: int) -> None:
     """A request decodes to its three numbers."""
     request = layout.encode_request(session, sequence, sent_at_ns)
     assert layout.Probe(layout.PROBE_REQUEST, session, sequence, sent_at_ns) == layout.decode_probe(request)
+
+
+@given(st.lists(st.integers(0, (1 << 64) - 1), min_size=layout.CELLS * 2 + 13, max_size=layout.CELLS * 2 + 13))
+def test_counters_are_named_in_order(cells: list[int]) -> None:
+    """Every number of an interface is found under its class and verdict, or its event."""
+    events_at = 2 * layout.CELLS
+    named = layout.name_counters(cells)
+    for row, protocol_class in enumerate(layout.CLASSES):
+        for column, verdict in enumerate(layout.VERDICTS):
+            at = 2 * (row * len(layout.VERDICTS) + column)
+            expected = (cells[at], cells[at + 1]) if cells[at] else None
+            assert expected == named.packets.get((protocol_class, verdict))
+    probes = cells[events_at : events_at + len(layout.PROBE_EVENTS)]
+    assert {name: n for name, n in zip(layout.PROBE_EVENTS, probes, strict=True) if n} == named.probes
+    assert (named.events_sent, named.events_lost) == (cells[-4], cells[-3])
+
+
+def test_counters_are_summed_over_cpus() -> None:
+    """The value of each CPU is added to the others'."""
+    one = layout.INTERFACE.pack(*range(layout.CELLS * 2 + 13))
+    twice = layout.decode_interface(one * 2)
+    once = layout.decode_interface(one)
+    assert {cell: (2 * n, 2 * size) for cell, (n, size) in once.packets.items()} == twice.packets
+    assert (2 * once.events_sent, 2 * once.events_lost) == (twice.events_sent, twice.events_lost)
+
+
+def test_filter_has_the_bits_of_its_networks() -> None:
+    """A bit is set exactly where some network has an address that begins so."""
+    networks = [ip_network(text) for text in ("10.1.2.3/32", "172.16.0.0/12", "192.168.0.0/17", "255.255.255.255/32")]
+    only4 = [network for network in networks if isinstance(network, IPv4Network)]
+    words = layout_policy.DENY_FILTER.unpack(layout_policy.encode_deny_filter(only4))
+    for start in range(1 << 16):
+        covered = any(network.overlaps(IPv4Network((start << 16, 16))) for network in only4)
+        assert covered == bool(words[start >> 6] >> (start & 63) & 1)
+
+
+def test_no_counts_are_none() -> None:
+    """What starts an interface's counting says that it is present and has seen nothing."""
+    assert (0,) * (layout.CELLS * 2 + 12) + (1,) == layout.INTERFACE.unpack(layout.NO_COUNTS)
+
+
+@given(
+    st.ip_addresses().flatmap(
+        lambda address: st.integers(0, address.max_prefixlen).map(
+            lambda length: ip_network(
+                (int(address), length) if address.version == 4 else (address, length), strict=False
+            )
+        )
+    )
+)
+def test_trie_key_returns(network: layout_policy.Network) -> None:
+    """A prefix decodes to what was encoded."""
+    assert network == layout_policy.decode_net_key(layout_policy.encode_net_key(network))
+
+
+@given(st.integers(0, 1), st.integers(0, 15), st.integers(0, (1 << 32) - 1))
+def test_policy_returns(deny_index: int, deny_kinds: int, generation: int) -> None:
+    """The policy word decodes to what was encoded."""
+    policy = layout_policy.Policy(deny_index, deny_kinds, generation)
+    assert policy == layout_policy.decode_policy(layout_policy.encode_policy(policy))
+
+
+@given(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 32) - 1), U64, U64, U64, U64)
+def test_values_return(small: int, other: int, one: int, two: int, three: int, four: int) -> None:
+    """Deny entries, limits, sources and the configuration decode to what was encoded."""
+    deny = layout_policy.Deny(small, one, two)
+    assert deny == layout_policy.decode_deny(layout_policy.encode_deny(deny))
+    limit = layout_policy.Limit(one, two, three, small)
+    assert limit == layout_policy.decode_limit(layout_policy.encode_limit(limit))
+    source = layout_policy.Source(one, small, other, two, three, four)
+    assert source == layout_policy.decode_source(layout_policy.encode_source(source))
+    config = layout.DataPlaneConfig(one, small, other, small, other, talkers=bool(small & 1))
+    assert config == layout.decode_config(layout.encode_config(config))

@@ -1,4 +1,4 @@
-"""The XDP program on single packets, by BPF_PROG_TEST_RUN.
+"""The probe stage behind the others, on single packets, by BPF_PROG_TEST_RUN.
 
 A test run feeds the changed packet back to the next repetition, so each is one run of one packet.
 Packets seem to come from interface 1 (lo), where nothing is attached.
@@ -6,28 +6,27 @@ Packets seem to come from interface 1 (lo), where nothing is attached.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 
 import pytest
 
 from kernel.xdp_packets import (
-    ETHERNET_ARP,
     OUR_MAC,
     PEER_MAC,
     Packet,
     decode,
 )
-from kernel.xdp_world import World, new_world
+from kernel.xdp_stages import CONFIG, LO, XdpStages, new_stages
 from x0d.kernel import bpf, layout
-from x0d.kernel.dataplane import XdpDataPlane
 from x0d.kernel.layout import Probe
+from x0d.kernel.neighbours import NeighbourTable
 from x0d.mesh.model import Address, ProbeRecord
 
 pytestmark = pytest.mark.kernel
 
 DROP, PASS, TX = 1, 2, 3
-LO = 1
 PEER_SESSION, OUR_SESSION = 0xFEDCBA9876543210, 77
 ENDS = {
     "ipv4": (ip_address("10.0.0.2"), ip_address("10.0.0.1")),
@@ -37,17 +36,21 @@ ENDS = {
 
 @dataclass
 class Reflector:
-    """An opened data plane with one neighbour on lo, and what it has counted since."""
+    """Root and stages with one neighbour on lo, and what they have counted since."""
 
-    plane: XdpDataPlane
+    stages: XdpStages
     neighbour: Address
     local: Address
     before: dict[object, int] = field(default_factory=dict)
 
-    def run(self, frame: bytes, *, frags: bool = True) -> bpf.PacketRun:
-        """Show a frame to the program once."""
+    def __post_init__(self) -> None:
+        self.table = NeighbourTable(self.stages.fds, OUR_SESSION)
+        self.table.put(LO, self.neighbour, self.local)
+
+    def run(self, frame: bytes) -> bpf.PacketRun:
+        """Show a frame to the programs once."""
         self.before = self._counts()
-        return bpf.run_on_packet(self.plane._program(frags), frame)
+        return self.stages.run(frame)
 
     def counted(self) -> set[object]:
         """What went up by exactly one with the last run: (class, verdict) and event."""
@@ -57,11 +60,9 @@ class Reflector:
         return {name for name, change in changes.items() if change}
 
     def _counts(self) -> dict[object, int]:
-        counts: dict[object, int] = {}
-        for packets in self.plane.packet_counters():
-            counts[packets.protocol_class, packets.verdict] = packets.packets
-        for probes in self.plane.probe_counters():
-            counts[probes.event] = probes.packets
+        counters = self.stages.counters()
+        counts: dict[object, int] = {cell: count for cell, (count, _size) in counters.packets.items()}
+        counts.update(counters.probes)
         return counts
 
     def request(self, sequence: int = 1) -> Packet:
@@ -76,48 +77,46 @@ class Reflector:
 
     def record(self) -> ProbeRecord:
         """Read the neighbour's record."""
-        record = self.plane.probe_record(LO, self.neighbour)
+        record = self.table.record(LO, self.neighbour)
         assert record is not None
         return record
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One namespace for all packets of this module."""
-    with new_world(tmp_path_factory.mktemp("xdp")) as made:
-        yield made
-
-
-def open_reflector(world: World, family: str, **settings: object) -> Iterator[Reflector]:
-    """Open a data plane on fresh maps."""
-    neighbour, local = ENDS[family]
-    plane = world.open_plane(session=OUR_SESSION, **settings)
-    try:
-        plane.put_link(LO, neighbour, local)
-        yield Reflector(plane, neighbour, local)
-    finally:
-        world.run(plane.detach_all)
-        plane.close()
+@contextmanager
+def open_reflector(family: str, *, frags: bool = True, probe_burst: int = 100, rate: int = 1000) -> Iterator[Reflector]:
+    """Load the programs on fresh maps."""
+    with new_stages(frags=frags) as stages:
+        stages.configure(replace(CONFIG, probe_burst=probe_burst, probe_rate_pps=rate))
+        yield Reflector(stages, *ENDS[family])
 
 
 @pytest.fixture(params=["ipv4", "ipv6"])
-def reflector(request: pytest.FixtureRequest, world: World) -> Iterator[Reflector]:
+def reflector(request: pytest.FixtureRequest) -> Iterator[Reflector]:
     """Reflect with plenty of tokens, in both families."""
-    yield from open_reflector(world, request.param)
+    with open_reflector(request.param) as opened:
+        yield opened
 
 
 @pytest.fixture
-def ipv4(world: World) -> Iterator[Reflector]:
+def ipv4() -> Iterator[Reflector]:
     """Reflect IPv4."""
-    yield from open_reflector(world, "ipv4")
+    with open_reflector("ipv4") as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("frags", [True, False], ids=["frags", "plain"])
-def test_request_is_answered(reflector: Reflector, frags: bool) -> None:
+@pytest.mark.parametrize("family", list(ENDS))
+def test_request_is_answered(family: str, frags: bool) -> None:
     """A neighbour's request comes back turned round, stamped, counted and with right checksums."""
+    with open_reflector(family, frags=frags) as reflector:
+        check_answers(reflector)
+
+
+def check_answers(reflector: Reflector) -> None:
+    """Ask twice."""
     for sequence in (1, 2):
         asked_at_ns = time.monotonic_ns()
-        run = reflector.run(reflector.request(sequence).encode(), frags=frags)
+        run = reflector.run(reflector.request(sequence).encode())
         assert run.verdict == TX
         assert reflector.counted() == {("probe", "reflect"), "answered"}
         answer = decode(run.packet)
@@ -232,7 +231,7 @@ def test_neighbour_to_another_local_address_is_a_stranger(reflector: Reflector) 
     """A neighbour is answered only from the address of its own link."""
     family = type(reflector.local)
     other_local, other = family(int(reflector.local) + 99), family(int(reflector.neighbour) + 99)
-    reflector.plane.put_link(LO, other, other_local)
+    reflector.table.put(LO, other, other_local)
     assert reflector.run(reflector.request().but(destination=other_local).encode()).verdict == DROP
     assert reflector.counted() == {("probe", "drop"), "stranger"}
 
@@ -258,41 +257,6 @@ def test_odd_ipv4_is_not_answered(ipv4: Reflector, changes: dict[str, object]) -
     """IP options and fragments are no probe's."""
     assert ipv4.run(ipv4.request().but(**changes).encode()).verdict == DROP
     assert ipv4.counted() == {("probe", "drop"), "malformed"}
-
-
-def test_classes(ipv4: Reflector) -> None:
-    """Each kind of packet has its class, and passes."""
-    request, frame = ipv4.request(), ipv4.request().encode()
-    six = Packet(*ENDS["ipv6"], payload=bytes(48))
-    fragment_header = bytes([17, 0, 0, 8]) + bytes(4)
-    kinds = {
-        "fragment": request.but(fragment=0x2001).encode(),
-        "tcp": request.but(protocol=6).encode(),
-        "icmp": request.but(protocol=1).encode(),
-        "ip_other": request.but(protocol=47).encode(),
-        "udp": request.but(destination_port=53).encode(),
-        "other": frame[:12] + b"\x88\xcc" + frame[14:],
-        "arp": frame[:12] + ETHERNET_ARP.to_bytes(2, "big") + frame[14:],
-        "malformed": frame[:14] + b"\x44" + frame[15:],
-    }
-    for kind, packet in kinds.items():
-        assert ipv4.run(packet).verdict == PASS
-        assert ipv4.counted() == {(kind, "pass")}
-    for kind, protocol in {"tcp": 6, "icmp": 58, "ip_other": 1}.items():
-        assert ipv4.run(six.but(protocol=protocol).encode()).verdict == PASS
-        assert ipv4.counted() == {(kind, "pass")}
-    fragmented = six.but(protocol=44, payload=b"").encode()[:54] + fragment_header + bytes(40)
-    assert ipv4.run(fragmented).verdict == PASS
-    assert ipv4.counted() == {("fragment", "pass")}
-
-
-def test_bytes_are_those_of_the_frame(ipv4: Reflector) -> None:
-    """Counted bytes include the Ethernet header."""
-    frame = ipv4.request().but(destination_port=53).encode()
-    for frags in (True, False):
-        ipv4.run(frame, frags=frags)
-    counters = {(c.protocol_class, c.verdict): (c.packets, c.bytes) for c in ipv4.plane.packet_counters()}
-    assert counters == {("udp", "pass"): (2, 2 * len(frame))}
 
 
 def test_reply_is_recorded(reflector: Reflector) -> None:
@@ -356,7 +320,7 @@ def test_false_reply_changes_nothing(reflector: Reflector, sequence: int, change
 
 def test_any_sequence_will_do_after_silence(reflector: Reflector) -> None:
     """Hours of unanswered probes are a long jump, and no reason to refuse the first reply after them."""
-    links, key = reflector.plane._map_fds["x0d_links"], layout.encode_link_key(LO, reflector.neighbour)
+    links, key = reflector.stages.fds["x0d_links"], layout.encode_link_key(LO, reflector.neighbour)
     silent_ns = time.monotonic_ns() - layout.REPLY_AGE_MAX_NS - 1
     old = ProbeRecord(session=OUR_SESSION, sequence_last=9, received=1, replies_received=9, reply_last_at_ns=silent_ns)
     for sequence in (10 + 2 * layout.SEQUENCE_JUMP_MAX, 3):
@@ -369,7 +333,7 @@ def test_any_sequence_will_do_after_silence(reflector: Reflector) -> None:
 
 def test_own_new_session_resets_the_probers_half(reflector: Reflector) -> None:
     """Another life's record is shown as empty, reset by the first reply, and keeps the peer's half."""
-    links, key = reflector.plane._map_fds["x0d_links"], layout.encode_link_key(LO, reflector.neighbour)
+    links, key = reflector.stages.fds["x0d_links"], layout.encode_link_key(LO, reflector.neighbour)
     numbers = range(1, 13)
     bpf.update(links, key, layout.encode_link(reflector.local, ProbeRecord(*numbers)))
     assert reflector.record() == ProbeRecord(1, 2, 3)
@@ -381,18 +345,18 @@ def test_own_new_session_resets_the_probers_half(reflector: Reflector) -> None:
 
 
 @pytest.mark.parametrize("family", ["ipv4", "ipv6"])
-def test_rate_is_kept(world: World, family: str) -> None:
+def test_rate_is_kept(family: str) -> None:
     """Past burst and rate requests are counted and dropped; the bucket fills again with time."""
-    for reflector in open_reflector(world, family, probe_burst=3, probe_rate_pps=1):
+    with open_reflector(family, probe_burst=3, rate=1) as reflector:
         outcomes = [reflector.run(reflector.request(i).encode()).verdict for i in range(1, 6)]
         assert outcomes == [TX, TX, TX, DROP, DROP]
         assert reflector.counted() == {("probe", "drop"), "rate_exceeded"}
         assert reflector.record().requests_received == 3
-        bucket = bpf.lookup(reflector.plane._map_fds["x0d_buckets"], LO.to_bytes(4, "little"), layout.BUCKET.size)
+        bucket = bpf.lookup(reflector.stages.fds["x0d_buckets"], LO.to_bytes(4, "little"), layout.BUCKET.size)
         assert bucket is not None
         _lock, tokens, refilled_at_ns = layout.BUCKET.unpack(bucket)
         earlier = layout.BUCKET.pack(0, tokens, refilled_at_ns - 2_000_000_000)
-        bpf.update(reflector.plane._map_fds["x0d_buckets"], LO.to_bytes(4, "little"), earlier)
+        bpf.update(reflector.stages.fds["x0d_buckets"], LO.to_bytes(4, "little"), earlier)
         outcomes = [reflector.run(reflector.request(i).encode()).verdict for i in range(6, 9)]
         assert outcomes == [TX, TX, DROP]
 
@@ -400,23 +364,23 @@ def test_rate_is_kept(world: World, family: str) -> None:
 def test_deleted_neighbour_is_a_stranger_and_then_transit(ipv4: Reflector) -> None:
     """With its last neighbour gone, our address is no probe target any more."""
     second = ip_address("10.0.0.9")
-    ipv4.plane.put_link(LO, second, ipv4.local)
-    ipv4.plane.delete_link(LO, ipv4.neighbour)
+    ipv4.table.put(LO, second, ipv4.local)
+    ipv4.table.delete(LO, ipv4.neighbour)
     ipv4.run(ipv4.request().encode())
     assert ipv4.counted() == {("probe", "drop"), "stranger"}
-    ipv4.plane.delete_link(LO, second)
-    ipv4.plane.delete_link(LO, second)
+    ipv4.table.delete(LO, second)
+    ipv4.table.delete(LO, second)
     ipv4.run(ipv4.request().encode())
     assert ipv4.counted() == {("udp", "pass")}
-    assert ipv4.plane.probe_record(LO, second) is None
+    assert ipv4.table.record(LO, second) is None
 
 
 def test_changed_local_address_keeps_the_record(ipv4: Reflector) -> None:
     """A neighbour put again with another address of ours is answered there, and only there."""
     ipv4.run(ipv4.request().encode())
     record, moved = ipv4.record(), ip_address("10.0.0.77")
-    ipv4.plane.put_link(LO, ipv4.neighbour, moved)
+    ipv4.table.put(LO, ipv4.neighbour, moved)
     assert ipv4.record() == record
     assert ipv4.run(ipv4.request().encode()).verdict == PASS
     assert ipv4.run(ipv4.request().but(destination=moved).encode()).verdict == TX
-    assert {(LO, ipv4.neighbour): moved} == ipv4.plane.links()
+    assert {(LO, ipv4.neighbour): moved} == ipv4.table.links()

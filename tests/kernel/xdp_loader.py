@@ -8,19 +8,15 @@ import socket
 import sys
 from pathlib import Path
 
-from x0d.kernel.dataplane import XdpDataPlane
+from x0d.kernel.dataplane import PlaneSettings, XdpDataPlane
 
 
 async def main(bpffs_dir: str, session: str, *interfaces: str) -> None:
     """Attach to each interface, print one line for each, then sleep for ever."""
-    plane = XdpDataPlane(
-        Path(bpffs_dir),
-        allow_skb_mode=False,
-        probe_port=9474,
-        probe_rate_pps=1000,
-        probe_burst=100,
-        session=int(session),
+    settings = PlaneSettings(
+        allow_skb_mode=False, probe_port=9474, probe_rate_pps=1000, probe_burst=100, session=int(session)
     )
+    plane = XdpDataPlane(Path(bpffs_dir), settings)
     await plane.open()
     for interface in interfaces:
         attachment = await plane.attach(interface, socket.if_nametoindex(interface))

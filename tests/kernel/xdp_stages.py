@@ -7,6 +7,7 @@ programs does not depend on the loader.  Packets come from BPF_PROG_TEST_RUN and
 import mmap
 import os
 import struct
+import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -20,6 +21,7 @@ from x0d.kernel.libbpf import Libbpf
 from x0d.mesh.model import Address
 
 OBJECT = Path(layout.__file__).with_name("objects") / "xdp.bpf.o"
+REPOSITORY = Path(__file__).resolve().parents[2]
 LO = 1
 SIZES = {"x0d_deny_hits": 16384, "x0d_sources": 1024, "x0d_events": 4096}
 CONFIG = DataPlaneConfig(session=77, probe_port=9474, probe_rate_pps=1000, probe_burst=100)
@@ -29,6 +31,12 @@ _NUMBER = struct.Struct("=I")
 @cache
 def _library() -> Libbpf:
     return Libbpf()
+
+
+@cache
+def _object() -> bytes:
+    subprocess.run(["make", "-s", "-C", REPOSITORY / "ebpf"], check=True)
+    return OBJECT.read_bytes()
 
 
 class XdpStages:
@@ -43,7 +51,7 @@ class XdpStages:
         elf: bytes | None = None,
     ) -> None:
         """Load root and ``stages``; count packets of lo."""
-        elf = elf or OBJECT.read_bytes()
+        elf = elf or _object()
         suffix = "_frags" if frags else ""
         root = _library().load(elf, f"x0d_root{suffix}", {}, max_entries=sizes)
         self.fds = dict(root.map_fds)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from x0d.kernel.dataplane import OBJECT_FILE, XdpDataPlane
+from x0d.kernel.dataplane import OBJECT_FILE, PlaneSettings, XdpDataPlane
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLONE_NEWNET = 0x40000000
@@ -54,14 +54,15 @@ class World:
 
     def open_plane(self, **changes: object) -> XdpDataPlane:
         """Open a data plane here; the caller closes it."""
-        settings = {
+        settings: dict[str, object] = {
             "allow_skb_mode": False,
             "probe_port": 9474,
             "probe_rate_pps": 1000,
             "probe_burst": 100,
             "session": 77,
         }
-        plane = XdpDataPlane(self.bpffs_dir, **{**settings, **changes})  # type: ignore[arg-type]  # the test names them
+        chosen = PlaneSettings(**{**settings, **changes})  # type: ignore[arg-type]  # the test names them
+        plane = XdpDataPlane(self.bpffs_dir, chosen)
         self.wait(plane.open)
         return plane
 

@@ -40,7 +40,7 @@ SOURCE = struct.Struct("=5Q")
 EVENT = struct.Struct("=QII16s16s2s2sBBBB")
 
 assert (POLICY.size, NET4_KEY.size, NET6_KEY.size, DENY.size) == (8, 8, 20, 24)
-assert FILTER_BITS // 8 == DENY_FILTER.size
+assert DENY_FILTER.size == FILTER_BITS // 8
 assert (LIMIT.size, SOURCE.size, EVENT.size) == (32, 40, 56)
 
 
