@@ -52,7 +52,8 @@ def _share(ours: Ours, burst: int, cpus: list[int], number: int) -> float:
     source = bytes((198, 18, burst % 251, number))
     ours.limit({PackedPrefix(source, 32): LimitRate(RATE_PPS, burst)})
     before = ours.received()
-    together, times = threading.Barrier(len(cpus)), []
+    together = threading.Barrier(len(cpus))
+    times: list[tuple[float, float]] = []
     threads = [threading.Thread(target=_send, args=(ours, source, cpu, together, times)) for cpu in cpus]
     for thread in threads:
         thread.start()

@@ -77,9 +77,12 @@ class DenyLists:
 
 
 def random_address(chance: random.Random, size: int) -> bytes:
-    """An address of unicast space: IPv4 (size 4) from 1.0.0.0 to 223.255.255.255, IPv6 (16) from 2000::/4."""
+    """An address of unicast space: IPv4 (size 4) from 11.0.0.0 to 126.255.255.255, IPv6 (16) from 2000::/4.
+
+    So none is this host's own or its loopback, which x0d denies only when it is forced to.
+    """
     raw = chance.randbytes(size)
-    first = 1 + raw[0] % 223 if size == 4 else 0x20 | raw[0] & 0x0F
+    first = 11 + raw[0] % 116 if size == 4 else 0x20 | raw[0] & 0x0F
     return bytes([first]) + raw[1:]
 
 

@@ -15,6 +15,9 @@ from kernel.plane_objects import build, put
 from x0d.kernel.dataplane import OBJECT_FILE
 
 SLOT_TARGET_MS = 1.0
+BETWEEN_S = 0.01
+"""Rest after each, so that packets flow between two of them."""
+ARRIVAL_S = 1.0
 
 
 def measure(directory: Path, _chance: random.Random, effort: Effort) -> list[Row]:
@@ -53,10 +56,19 @@ def _under_flood(what: str, ours: Ours, replace: Callable[[int], None], count: i
             begun = time.perf_counter()
             replace(number)
             took.append(1e3 * (time.perf_counter() - begun))
-    missed = flood.sent - (sum(ours.received().values()) - before)
+            time.sleep(BETWEEN_S)
+    missed = flood.sent - _counted(ours, before, flood.sent)
     took.sort()
     return [
         Row(f"{count} times: {what}", took, target=target, unit="ms", digits=2),
         Row(f"{count} times: {what}: p99", [took[int(len(took) * 0.99)]], unit="ms", digits=2),
         Row(f"  packets missed of {flood.sent:,} sent meanwhile", [float(missed)], target=Target(0, least=0), unit=""),
     ]
+
+
+def _counted(ours: Ours, before: int, expected: int) -> int:
+    """Packets counted since ``before``, once all expected ones are, or after ``ARRIVAL_S``."""
+    end = time.monotonic() + ARRIVAL_S
+    while (counted := sum(ours.received().values()) - before) < expected and time.monotonic() < end:
+        time.sleep(BETWEEN_S)
+    return counted

@@ -1,0 +1,69 @@
+"""How long reading takes: 10,000 tracked sources, 10,000 entries' hits, and a scrape of a running daemon.
+
+The daemon has 64 interfaces and as many tracked sources as fit; its metrics keep their default caps.
+"""
+
+import random
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from bench.dataplane_bpf import TestRun
+from bench.dataplane_daemon import running_daemon
+from bench.dataplane_effort import Effort
+from bench.dataplane_lists import ENTRIES, DenyLists, frame, random_address
+from bench.dataplane_ours import Ours
+from bench.dataplane_table import Row, Target
+from bench.dataplane_world import add_veth
+
+INTERFACES = 64
+READING_MS, SCRAPE_MS = 10.0, 30.0
+ROUNDS = 5
+"""Readings a round."""
+
+
+def measure(directory: Path, chance: random.Random, effort: Effort) -> list[Row]:
+    """Sources, hits, counters, scrape."""
+    readings = effort.rounds * ROUNDS
+    with Ours("reading") as ours:
+        for _ in range(ENTRIES):
+            TestRun(ours.program_fd, frame(random_address(chance, 4)), ours.ifindex).run(1)
+        lists = DenyLists.draw(chance, 4, nets=0)
+        ours.deny(dict.fromkeys(lists.exact, 0))
+        tracked = len(ours.wait(ours.policy.sources))
+        rows = [
+            Row(f"{tracked:,} tracked sources read", _times(ours, ours.policy.sources, readings),
+                target=Target(READING_MS), unit="ms", digits=1),
+            Row(f"hits of {ENTRIES:,} entries read", _times(ours, ours.policy.deny_hits, readings),
+                target=Target(READING_MS), unit="ms", digits=1),
+        ]  # fmt: skip
+    return [*rows, *_scrapes(directory, readings)]
+
+
+def _times(ours: Ours, read: Callable[[], Awaitable[object]], count: int) -> list[float]:
+    """Milliseconds of each reading."""
+
+    async def each() -> list[float]:
+        found = []
+        for _ in range(count):
+            begun = time.perf_counter()
+            await read()
+            found.append(1e3 * (time.perf_counter() - begun))
+        return found
+
+    return ours.wait(each)
+
+
+def _scrapes(directory: Path, count: int) -> list[Row]:
+    names = [f"s{number}" for number in range(INTERFACES)]
+    for one, other in zip(names[::2], names[1::2], strict=True):
+        add_veth(one, other)
+    took, series = [], 0
+    with running_daemon(directory, names) as daemon:
+        for _ in range(count):
+            begun = time.perf_counter()
+            content = daemon.scrape()
+            took.append(1e3 * (time.perf_counter() - begun))
+            series = sum(not line.startswith(b"#") for line in content.splitlines())
+    what = f"scrape over HTTP, {INTERFACES} interfaces, {series:,} series"
+    return [Row(what, took, target=Target(SCRAPE_MS), unit="ms", digits=1)]
