@@ -1,0 +1,319 @@
+"""x0ctl ebpf, watch and top against a real server."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fakes.control import DAEMON, Lab, run, running, until, x0ctl
+from fakes.terminal import COLOURS, show
+from fakes.views_dataplane import packet_event
+from x0ctl.show_dataplane import seconds
+from x0ctl.top import rate
+from x0d.errors import ForeignProgram, NotPermitted, ProgramRejected
+
+SHOW_CURSOR = "\x1b[?25h"
+OWN_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
+
+
+def words(text: str) -> list[str]:
+    """Lines with single spaces."""
+    return [" ".join(line.split()) for line in text.splitlines()]
+
+
+def test_list() -> None:
+    """The list shows attachments, programs with the verifier's words on the refused one, maps and objects."""
+
+    async def scene() -> str:
+        async with running() as lab:
+            return (await x0ctl(lab, "ebpf", "list")).out
+
+    out = run(scene())
+    expected = [
+        "eth1 3 attached native yes adopted",
+        "x0d_root xdp root loaded 77",
+        "x0d_limit xdp stage refused - EINVAL: rejected",
+        "The verifier on x0d_limit",
+        "R1 !read_ok?[2J",
+        "x0d_config array 1 4096",
+        "in all 4,096 bytes",
+    ]
+    assert expected == [line for line in words(out) if line in expected]
+    assert "abababababababab" in out
+    assert "\x1b" not in out
+
+
+def test_stats() -> None:
+    """Stats shows what XDP counts and what the tracepoints count."""
+
+    async def scene() -> list[str]:
+        async with running() as lab:
+            return words((await x0ctl(lab, "ebpf", "stats")).out)
+
+    lines = run(scene())
+    expected = [
+        "eth1 udp pass 10 1400",
+        "eth1 answered 7",
+        "no_socket 3",
+        "192.0.2.0/24 2",
+        "other 1",
+        "2001:db8::/48 4",
+        "ipv4 syn_sent established 9",
+        "Wait for a CPU",
+        f"< 1 us 3 {'#' * 40}",
+        "< any 1 ##############",
+        "events: 5 sampled, 1 lost",
+    ]
+    assert expected == [line for line in lines if line in expected]
+
+
+def test_upgrade() -> None:
+    """An upgrade tells what was replaced and how every program stands."""
+
+    async def scene() -> str:
+        async with running() as lab:
+            return (await x0ctl(lab, "ebpf", "upgrade")).out
+
+    out = run(scene())
+    assert out.startswith("replaced in 3.5 ms: x0d_deny\n")
+    assert "x0d_limit" in out
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            ProgramRejected("load x0d_deny", 13, "rejected", "0: r1 = r2\x1b[2J\nR2 !read_ok"),
+            "load x0d_deny: EACCES: rejected\n0: r1 = r2?[2J\nR2 !read_ok\n  what was loaded before is still in force",
+        ),
+        (NotPermitted("create map", 1, "CAP_BPF"), "EPERM: CAP_BPF\n  x0d itself lacks the capability"),
+        (ForeignProgram("eth1", 16, 7), "program id 7 of somebody else is attached"),
+    ],
+    ids=["verifier", "capability", "foreign"],
+)
+def test_refusals_of_the_kernel(error: Exception, said: str) -> None:
+    """What the kernel refuses to x0d exits 1, even where the caller may do everything, with the verifier's words."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            lab.dataplane.fails = error  # type: ignore[assignment]
+            done = await x0ctl(lab, "ebpf", "upgrade")
+            assert (1, "") == (done.code, done.out)
+            assert said in done.err
+
+    run(scene())
+
+
+@pytest.mark.parametrize("command", ["attach", "detach"])
+@pytest.mark.parametrize("named", [(), ("eth1", "--all")], ids=["nothing", "both"])
+def test_which_interfaces(command: str, named: tuple[str, ...]) -> None:
+    """Either interfaces are named or all are meant: anything else is a usage error."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            done = await x0ctl(lab, "ebpf", command, *named)
+            assert (2, "") == (done.code, done.out)
+            assert "name interfaces, or say --all" in done.err
+
+    run(scene())
+
+
+def test_detach() -> None:
+    """Detach leaves interfaces and shows how they stand; --all says first what it does; unknown ones exit 1."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            one = await x0ctl(lab, "ebpf", "detach", "eth1")
+            assert (0, "") == (one.code, one.err)
+            assert "eth1 3 detached - no by an operator" in words(one.out)
+            everything = await x0ctl(lab, "-o", "json", "ebpf", "detach", "--all")
+            assert 0 == everything.code
+            assert "every pin and map: nothing is counted, denied or limited" in everything.err
+            assert "detached" == json.loads(everything.out)["attachments"][0]["state"]
+            unknown = await x0ctl(lab, "ebpf", "detach", "eth9")
+            assert (1, "x0ctl: eth9 is not in the configuration\n") == (unknown.code, unknown.err)
+
+    run(scene())
+
+
+@pytest.mark.parametrize(("ends", "code"), [(0, 0), (70, 1)])
+def test_detach_without_daemon(tmp_path: Path, ends: int, code: int) -> None:
+    """Without a daemon --all runs the x0d next to x0ctl; a single interface is unreachable."""
+    program = tmp_path / "x0d"
+    program.write_text(f'#!/bin/sh\necho "asked $*"\nexit {ends}\n')
+    program.chmod(0o755)
+    client = tmp_path / "x0ctl"
+    client.write_text("import sys\nfrom x0ctl.__main__ import main\nsys.exit(main())\n")
+    command = [sys.executable, str(client), "--endpoint", "unix:///nonexistent/x0d.sock", "ebpf", "detach"]
+    environment = {**os.environ, "PYTHONPATH": str(DAEMON)}
+
+    def detach(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    assert (code, "asked --detach-all --config /etc/x0d/x0d.toml\n") == detach("--all")
+    assert (code, "asked --detach-all --config a.toml\n") == detach("--all", "--config", "a.toml")
+    assert (3, "") == detach("eth1")
+
+
+def test_trace() -> None:
+    """A measurement prints the slowest calls and the histogram at its end; JSON an object for each progress."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            done = await x0ctl(lab, "ebpf", "trace", "syscalls", "--for", "1m", "--every", "5")
+            assert (0, "") == (done.code, done.err)
+            assert "read 4 1.5 us < any" in words(done.out)
+            assert "All system calls of 1.0 s" in done.out
+            assert [(60.0, 5)] == lab.tracing.asked
+            as_json = (await x0ctl(lab, "-o", "json", "ebpf", "trace", "syscalls")).out
+            assert [False, True] == [json.loads(line)["done"] for line in as_json.splitlines()]
+            long = await x0ctl(lab, "ebpf", "trace", "syscalls", "--for", "6m")
+            assert (1, "x0ctl: duration_s is 360; 1 to 300 is allowed, 0 for 10\n") == (long.code, long.err)
+
+    run(scene())
+
+
+async def start(lab: Lab, *arguments: str) -> asyncio.subprocess.Process:
+    """Start x0ctl as a process."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "x0ctl", *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "X0CTL_ENDPOINT": lab.endpoint, "PYTHONPATH": str(DAEMON)},
+    )
+
+
+async def interrupt(process: asyncio.subprocess.Process) -> tuple[int | None, bytes]:
+    """Ctrl-C; the exit code and what was still printed."""
+    process.send_signal(signal.SIGINT)
+    out, _ = await process.communicate()
+    return process.returncode, out
+
+
+def test_watch_events() -> None:
+    """Events of the wanted verdicts are a line each, until Ctrl-C; losses are told."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            process = await start(lab, "watch", "events", "--verdict", "deny")
+            assert process.stdout is not None
+            assert b"one packet in 100 is shown\n" == await process.stdout.readline()
+            lab.dataplane.lost = 3
+            put = lab.dataplane.subscribers[0]
+            put([packet_event("pass"), packet_event("deny", "2001:db8::7"), packet_event("deny", "")])
+            lines = [(await process.stdout.readline()).decode().split() for _ in range(3)]
+            assert "3 events were lost" == " ".join(lines[0])
+            expected = "eth1 deny udp [2001:db8::7]:53 > 198.51.100.1:4000 142 bytes 1 VLAN tags"
+            assert expected == " ".join(lines[1][2:])
+            assert "eth1 deny udp - 142 bytes 1 VLAN tags" == " ".join(lines[2][2:])
+            assert (130, b"") == await interrupt(process)
+            await until(lambda: not lab.dataplane.subscribers)
+
+    run(scene())
+
+
+def test_watch_counters() -> None:
+    """Counters are printed once and then only when they change; JSON prints an object each time."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            process = await start(lab, "-o", "json", "watch", "counters", "--interval", "100ms")
+            assert process.stdout is not None
+            objects = [json.loads(await process.stdout.readline()) for _ in range(2)]
+            assert ["10", "10"] == [each["stats"]["counters"][0]["packets"] for each in objects]
+            assert 130 == (await interrupt(process))[0]
+            process = await start(lab, "watch", "counters", "--interval", "0.1s")
+            assert process.stdout is not None
+            line = (await process.stdout.readline()).decode().split()
+            assert "eth1 udp pass 10 packets 1400 bytes" == " ".join(line[2:])
+            assert (130, b"") == await interrupt(process)
+
+    run(scene())
+
+
+def test_top_once() -> None:
+    """Without a terminal top prints one measurement that has rates; JSON prints it as a line."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            done = await x0ctl(lab, "top", "--interval", "200ms", "--talkers", "3")
+            assert (0, "") == (done.code, done.err)
+            lines = words(done.out)
+            assert "over 1.0 s deny entries 10000 limits 2 sources tracked 199" in lines[0]
+            expected = ["eth1 native 1.50k 2.50M 3.0", "deny 3.2 12", "no_socket 2.0 3", "192.0.2.3 10 8.00k 0 5"]
+            assert expected == [line for line in lines if line in expected]
+            assert "192.0.2.4" not in done.out
+            as_json = await x0ctl(lab, "-o", "json", "top", "--once", "--interval", "200ms")
+            assert 1.0 == json.loads(as_json.out)["interval_s"]
+
+    run(scene())
+
+
+def test_top_as_json_until_ctrl_c() -> None:
+    """JSON without --once goes on, an object a line."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            process = await start(lab, "-o", "json", "top", "--interval", "200ms")
+            assert process.stdout is not None
+            seen = [json.loads(await process.stdout.readline())["interval_s"] for _ in range(3)]
+            assert [0.0, 1.0, 1.0] == seen
+            assert 130 == (await interrupt(process))[0]
+
+    run(scene())
+
+
+def test_top_on_a_terminal() -> None:
+    """On a terminal top has a screen of its own, gives the terminal back on Ctrl-C, and exits 130."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            shown = await asyncio.to_thread(show, lab.endpoint, 100, "top", "--interval", "200ms", interrupt_at="1.50k")
+            assert 130 == shown.code
+            assert OWN_SCREEN in shown.text
+            left = shown.text.rindex(LEAVE_SCREEN)
+            assert SHOW_CURSOR in shown.text[shown.text.rindex("\x1b[?25l") :]
+            assert "Traceback" not in shown.text
+            assert "" == COLOURS.sub("", shown.text[left:].replace(LEAVE_SCREEN, "").replace(SHOW_CURSOR, "")).strip()
+            assert {"INTERFACE", "KERNEL", "TALKER", "192.0.2.1"} <= set(COLOURS.sub("", shown.text).split())
+
+    run(scene())
+
+
+def test_top_of_a_daemon_that_stops() -> None:
+    """A daemon that stops ends top as unreachable."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            process = await start(lab, "-o", "json", "top", "--interval", "60s")
+            assert process.stdout is not None
+            await process.stdout.readline()
+            await lab.server.stop(0.0)
+            await process.communicate()
+            assert 3 == process.returncode
+
+    run(scene())
+
+
+def test_small_and_large_numbers() -> None:
+    """Rates and durations are short, whatever their size."""
+    assert ["0", "0.5", "9.9", "10", "999", "1.00k", "12.30M", "4.00G"] == [
+        rate(value) for value in (0, 0.5, 9.9, 10, 999, 1_000, 12.3e6, 4e9)
+    ]
+    assert ["512 ns", "1.02 us", "16.8 ms", "1.5 s", "any"] == [
+        seconds(value) for value in (512e-9, 1.024e-6, 16.777e-3, 1.5, float("inf"))
+    ]
+
+
+@pytest.mark.parametrize("interval", ["50ms", "2m", "1", "x", "99999999999s"])
+def test_intervals(interval: str) -> None:
+    """An interval that is none, or out of range, is a usage error that says how to write it."""
+    done = run(x0ctl("unix:///nonexistent", "top", "--interval", interval))
+    assert 2 == done.code
+    assert "interval" in done.err
