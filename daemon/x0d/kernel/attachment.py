@@ -137,13 +137,20 @@ class XdpAttacher:
         raise kind(f"adopt XDP on {interface}", refused[-1].errno, detail)
 
     def _modes(self) -> Iterator[tuple[str, bool]]:
-        yield from (("hardware", True), ("native", True), ("native", False))
+        yield from (("hardware", self._has_frags()), ("native", True), ("native", False))
         if self._allow_skb_mode:
             yield from (("skb", True), ("skb", False))
 
+    def _has_frags(self) -> bool:
+        try:
+            self._pipeline(True)
+        except KernelRefused:
+            return False
+        return True
+
     def _create(self, interface: str, ifindex: int, hook: Path) -> Attachment:
         refused: list[RefusedMode] = []
-        log_tail = ""
+        kind, log_tail = KernelRefused, ""
         for mode, frags in self._modes():
             try:
                 pipeline = self._pipeline(frags)
@@ -152,7 +159,7 @@ class XdpAttacher:
                 raise
             except KernelRefused as refusal:
                 refused.append(RefusedMode(mode_name(mode, frags=frags), refusal.errno))
-                log_tail = refusal.log_tail or log_tail
+                kind, log_tail = type(refusal), refusal.log_tail or log_tail
                 continue
             with bpf.closing(link_fd):
                 _pin_new(hook, link_fd, pipeline)
@@ -160,7 +167,7 @@ class XdpAttacher:
         detail = _describe(refused)
         if not self._allow_skb_mode:
             detail += "; ebpf.allow_skb_mode = false leaves skb mode out"
-        raise KernelRefused(f"attach XDP to {interface}", refused[-1].errno, detail, log_tail)
+        raise kind(f"attach XDP to {interface}", refused[-1].errno, detail, log_tail)
 
 
 def _describe(refused: list[RefusedMode]) -> str:

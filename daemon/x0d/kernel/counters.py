@@ -1,13 +1,13 @@
 """What XDP has counted: all interfaces in one batch of reads, and what earlier layouts have counted.
 
-Map ``x0d_interfaces`` has one value of 120 numbers for each interface and CPU.  A value is added up
-over the CPUs as one long integer: no number comes near 2**64, so none carries into the next.
+Interfaces of an index below ``layout.LOW_INTERFACES_MAX`` are counted in the array ``x0d_low``, others
+in the hash table ``x0d_interfaces``: 120 numbers for each interface and CPU.  A value is added up over
+the CPUs as one long integer: no number comes near 2**64, so none carries into the next.
 
 Maps of layout 1 lie pinned in ``layout-1``.  The old program goes on counting into them until its
 interface is adopted, so they are read each time until then, and once more when all are.
 """
 
-import errno
 import struct
 import sys
 from collections import Counter
@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from x0d.errors import KernelRefused
-from x0d.kernel import bpf, bpf_maps, layout, pins
+from x0d.kernel import bpf, layout, pins
 from x0d.kernel.refusals import Operation, refine
 from x0d.ports import PacketCounter, PlaneSample, ProbeCounter
 
-INTERFACES = "x0d_interfaces"
+_LOW, _OTHERS = "x0d_low", "x0d_interfaces"
 _ROOM = 16
 """Interfaces that there is room for at first."""
 
@@ -30,36 +30,62 @@ Cell = tuple[int, str, str]
 class InterfaceCounters:
     """Reads and forgets; the descriptors are its owner's."""
 
-    def __init__(self, map_fd: int, former: "RetiredCounters") -> None:
-        self._map_fd = map_fd
+    def __init__(self, map_fds: Mapping[str, int], former: "RetiredCounters") -> None:
+        self._low_fd, self._others_fd = map_fds[_LOW], map_fds[_OTHERS]
         self._former = former
-        self._cpus = bpf_maps.possible_cpus()
-        self._content = bpf_maps.MapBuffer(layout.IFINDEX.size, layout.INTERFACE.size * self._cpus, _ROOM)
+        self._cpus = bpf.possible_cpus()
+        self._size = layout.INTERFACE.size * self._cpus
+        self._low = bpf.MapBuffer(layout.IFINDEX.size, self._size, layout.LOW_INTERFACES_MAX)
+        self._others = bpf.MapBuffer(layout.IFINDEX.size, self._size, _ROOM)
+        self._low_end = layout.LOW_INTERFACES_MAX
+        self._low_end = max((row + 1 for row, _value in self._low_rows()), default=0)
 
     def make(self, ifindex: int) -> bool:
         """Make the entry of an interface, before anything counts there; False if it is there.
 
         Raises:
-            MapFull: at ``layout.INTERFACES_MAX`` interfaces.
+            MapFull: at ``layout.INTERFACES_MAX`` interfaces that have no place in the array.
         """
-        try:
-            empty = bytes(layout.INTERFACE.size * self._cpus)
-            bpf_maps.update(self._map_fd, layout.IFINDEX.pack(ifindex), empty, bpf_maps.MAP_NOEXIST)
-        except KernelRefused as refusal:
-            if refusal.errno != errno.EEXIST:
-                raise refine(Operation.MAP_UPDATE, refusal) from refusal
+        key, empty = layout.IFINDEX.pack(ifindex), layout.NO_COUNTS * self._cpus
+        if self._is_counted(key, ifindex):
             return False
+        if ifindex < layout.LOW_INTERFACES_MAX:
+            bpf.update(self._low_fd, key, empty)
+            self._low_end = max(self._low_end, ifindex + 1)
+            return True
+        try:
+            bpf.update(self._others_fd, key, empty, bpf.MAP_NOEXIST)
+        except KernelRefused as refusal:
+            raise refine(Operation.MAP_UPDATE, refusal) from refusal
         return True
 
     def forget(self, ifindex: int) -> None:
         """Drop all that was counted of an interface."""
-        bpf_maps.delete(self._map_fd, layout.IFINDEX.pack(ifindex))
+        key = layout.IFINDEX.pack(ifindex)
+        if ifindex < layout.LOW_INTERFACES_MAX:
+            bpf.update(self._low_fd, key, bytes(self._size))
+        bpf.delete(self._others_fd, key)
         self._former.forget(ifindex)
 
     def ifindexes(self) -> set[int]:
         """Interfaces of which anything is counted."""
-        found = bpf_maps.entries(self._map_fd, layout.IFINDEX.size, layout.INTERFACE.size * self._cpus)
-        return {layout.IFINDEX.unpack(key)[0] for key, _value in found} | self._former.ifindexes()
+        low = {
+            ifindex
+            for ifindex in range(self._low_end)
+            if self._is_present(bpf.lookup(self._low_fd, layout.IFINDEX.pack(ifindex), self._size))
+        }
+        others = bpf.entries(self._others_fd, layout.IFINDEX.size, self._size)
+        return low | {layout.IFINDEX.unpack(key)[0] for key, _value in others} | self._former.ifindexes()
+
+    def _is_counted(self, key: bytes, ifindex: int) -> bool:
+        if ifindex < layout.LOW_INTERFACES_MAX and self._is_present(bpf.lookup(self._low_fd, key, self._size)):
+            return True
+        return bpf.lookup(self._others_fd, key, self._size) is not None
+
+    @staticmethod
+    def _is_present(value: "bytes | memoryview | None") -> bool:
+        """Whether an element of the array is in use: its last number, on every CPU."""
+        return value is not None and any(value[layout.INTERFACE.size - 4 : layout.INTERFACE.size])
 
     def sample(self, at_ns: int) -> PlaneSample:
         """Read everything; counters that are zero are left out.  From one thread only: it keeps its memory."""
@@ -84,14 +110,21 @@ class InterfaceCounters:
         )
 
     def _rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
-        count = self._content.read(self._map_fd)
-        ifindexes, values = self._content.keys.cast("I"), self._content.values
-        size = layout.INTERFACE.size
-        for row in range(count):
-            at = row * size * self._cpus
-            parts = (values[at + cpu * size : at + (cpu + 1) * size] for cpu in range(self._cpus))
+        for ifindex, value in (*self._low_rows(), *self._other_rows()):
+            size = layout.INTERFACE.size
+            parts = (value[cpu * size : (cpu + 1) * size] for cpu in range(self._cpus))
             total = sum(int.from_bytes(part, sys.byteorder) for part in parts)
-            yield ifindexes[row], layout.INTERFACE.unpack(total.to_bytes(size, sys.byteorder))
+            yield ifindex, layout.INTERFACE.unpack(total.to_bytes(size, sys.byteorder))
+
+    def _low_rows(self) -> Iterator[tuple[int, memoryview]]:
+        count = self._low.read(self._low_fd, entries_max=self._low_end)
+        rows = ((row, self._low.values[row * self._size : (row + 1) * self._size]) for row in range(count))
+        return ((row, value) for row, value in rows if self._is_present(value))
+
+    def _other_rows(self) -> Iterator[tuple[int, memoryview]]:
+        count = self._others.read(self._others_fd)
+        ifindexes, values = self._others.keys.cast("I"), self._others.values
+        return ((ifindexes[row], values[row * self._size : (row + 1) * self._size]) for row in range(count))
 
 
 class RetiredCounters:
@@ -140,7 +173,7 @@ class RetiredCounters:
                 map_fd = bpf.open_pin(directory / name)
                 if map_fd is not None:
                     with bpf.closing(map_fd):
-                        bpf_maps.delete_batch(map_fd, b"".join(doomed), layout.LAYOUT_1_COUNTER_KEY.size)
+                        bpf.delete_batch(map_fd, b"".join(doomed), layout.LAYOUT_1_COUNTER_KEY.size)
         self.refresh()
 
 
@@ -150,5 +183,5 @@ def _entries(path: Path, value: struct.Struct) -> list[tuple[bytes, bytes]]:
     if map_fd is None:
         return []
     with bpf.closing(map_fd):
-        size = value.size * bpf_maps.possible_cpus()
-        return list(bpf_maps.entries(map_fd, layout.LAYOUT_1_COUNTER_KEY.size, size))
+        size = value.size * bpf.possible_cpus()
+        return list(bpf.entries(map_fd, layout.LAYOUT_1_COUNTER_KEY.size, size))

@@ -103,7 +103,7 @@ class LoadedPlane:
             self.directory, lambda frags: self.pipeline(frags=frags), allow_skb_mode=self._settings.allow_skb_mode
         )
         self.retired = RetiredCounters(self.directory)
-        self.counters = InterfaceCounters(self.maps.fds["x0d_interfaces"], self.retired)
+        self.counters = InterfaceCounters(self.maps.fds, self.retired)
         self.neighbours = NeighbourTable(self.maps.fds, self._settings.session)
 
     def close(self) -> None:
