@@ -68,3 +68,8 @@ def policy_maps(
             os.close(fd)
         subprocess.run(["umount", "-l", bpffs], check=True)
         bpffs.rmdir()
+
+
+def index_key(number: int) -> bytes:
+    """Key of an array or an outer map."""
+    return number.to_bytes(4, "little")

@@ -56,12 +56,6 @@ DENY_LISTS = tuple(
 """In the order of their bits."""
 
 
-def place(prefix: PackedPrefix) -> int:
-    """Index of a prefix's list in ``DENY_LISTS``."""
-    bits = len(prefix[0]) * 8
-    return (0 if bits == 32 else 2) + (prefix[1] != bits)
-
-
 def split(prefixes: Iterable[PackedPrefix]) -> tuple[list[PackedPrefix], ...]:
     """Sort prefixes into the four lists."""
     parts: tuple[list[PackedPrefix], ...] = ([], [], [], [])
