@@ -1,4 +1,4 @@
-"""Read the packet counters that x0d's XDP program keeps, straight from the pinned map: no daemon has to run.
+"""Read the packet counters that x0d's XDP programs keep, straight from the pinned maps: no daemon has to run.
 
 The layout is that of ``struct x0d_interface`` in ``ebpf/x0d.h``: key u32 ifindex, value per CPU, which begins with
 {u64 packets, u64 bytes} for each class and verdict.
@@ -18,25 +18,29 @@ CELLS = struct.Struct(f"={2 * CLASSES * VERDICTS}Q")
 VALUE_BYTES = CELLS.size + 8 * 9 + 24
 KEY_BYTES = 4
 VERDICT_PASS, VERDICT_REFLECT = 0, 2
-MAP = "x0d_interfaces"
+MAPS = ("x0d_low", "x0d_interfaces")  # an array for interfaces of low index, a hash table for the others
 
 
 def packets_by_verdict(lab: Lab, node: str) -> dict[int, int]:
     """Packets that came in on all interfaces of a node so far, by verdict (enum x0d_verdict).
 
     Raises:
-        LabError: the map is not pinned.
+        LabError: a map is not pinned.
     """
     inode = Path(f"/run/netns/{lab.namespace(node)}").stat().st_ino
-    path = lab.directory / "bpf" / node / str(inode) / "maps" / MAP
+    directory = lab.directory / "bpf" / node / str(inode) / "maps"
     library = libbpf()
-    descriptor = library.bpf_obj_get(str(path).encode())
-    if descriptor < 0:
-        raise LabError(f"{path}: {os.strerror(ctypes.get_errno())}")
-    try:
-        return _sum(library, descriptor)
-    finally:
-        os.close(descriptor)
+    totals: dict[int, int] = {}
+    for name in MAPS:
+        descriptor = library.bpf_obj_get(str(directory / name).encode())
+        if descriptor < 0:
+            raise LabError(f"{directory / name}: {os.strerror(ctypes.get_errno())}")
+        try:
+            for verdict, packets in _sum(library, descriptor).items():
+                totals[verdict] = totals.get(verdict, 0) + packets
+        finally:
+            os.close(descriptor)
+    return totals
 
 
 def _sum(library: ctypes.CDLL, descriptor: int) -> dict[int, int]:
