@@ -12,13 +12,17 @@ from x0d.policy.model import DenyEntry, Limit, PackedPrefix
 
 
 class FakePolicyStore:
-    """``ports.PolicyStore``; ``broken`` is what every call fails with; calls wait while ``free`` is not set."""
+    """``ports.PolicyStore``; ``broken`` is what every call fails with; calls wait while ``free`` is not set.
+
+    ``broken_after`` breaks it after so many more writes.
+    """
 
     def __init__(self) -> None:
         self.deny: dict[PackedPrefix, DenyEntry] = {}
         self.limits: dict[PackedPrefix, Limit] = {}
         self.writes = 0
         self.broken = ""
+        self.broken_after: int | None = None
         self.free = asyncio.Event()
         self.free.set()
 
@@ -48,6 +52,10 @@ class FakePolicyStore:
         await self._answer()
         change()
         self.writes += 1
+        if self.broken_after is not None:
+            self.broken_after -= 1
+            if self.broken_after == 0:
+                self.broken, self.broken_after = "broke down", None
 
     async def _answer(self) -> None:
         await self.free.wait()

@@ -1,0 +1,155 @@
+"""The deny-list: listed, added to, taken from, and replaced as a whole by a file."""
+
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from x0d import telemetry
+from x0d.errors import Busy
+from x0d.policy.denyfile import DenyFileReader
+from x0d.policy.model import DenyEntry, PackedPrefix, Terms, clean_comment
+from x0d.service.policy_held import DenyEntries, Held, Now, aside
+from x0d.service.policy_load import ReadingLoad, check_room
+from x0d.service.policy_state import PolicyState, check_duration, those_there
+from x0d.service.views_policy import DenyRow, Loaded
+
+log = structlog.get_logger()
+
+
+class DenyChanges(PolicyState):
+    """Calls about the deny-list."""
+
+    async def list_deny(self, match: PackedPrefix | None) -> Sequence[DenyRow]:
+        """Entries that cover ``match`` or lie in it, by prefix; None: all.  Raises KernelRefused."""
+        hits = await self._plane.deny_hits()
+        expired = frozenset(self._deny.expired(self._clock.monotonic_ns()))
+        rows = list(self._deny.entries.items())  # a snapshot: the thread takes longer than the list stays as it is
+        return await aside(len(rows), _rows, rows, expired, hits, match)
+
+    async def add_deny(
+        self,
+        prefixes: Sequence[PackedPrefix],
+        *,
+        duration_s: int,
+        comment: str,
+        force: bool,
+        caller_addresses: Sequence[str],
+    ) -> tuple[Sequence[DenyEntry], Sequence[str]]:
+        """Add entries, or change expiry and comment of those that are there: they keep their hits.
+
+        Answers the entries and what was forced.  Raises as ``PolicyView.add_deny``; then nothing has changed.
+        """
+        prefixes = tuple(dict.fromkeys(prefixes))
+        check_duration(duration_s)
+        async with self._one_at_a_time:
+            before = self._deny.entries
+            former = {prefix: before[prefix] for prefix in prefixes if prefix in before}
+            fresh = [prefix for prefix in prefixes if prefix not in former]
+            check_room(len(before) + len(fresh), self._deny_entries_max)
+            warnings = await self.guard.judge(prefixes, force=force, caller_addresses=caller_addresses)
+            now = Now.read(self._clock)
+            expires_unix_ms = now.unix_ms + duration_s * 1000 if duration_s else 0
+            terms = dict.fromkeys(prefixes, Terms(expires_unix_ms, clean_comment(comment)))
+            due_ns = now.due_ns(expires_unix_ms)
+
+            async def undo() -> None:
+                await self._store.delete_deny(fresh)
+                await self._store.save_deny(DenyEntries(former))
+
+            await self._store.save_deny(DenyEntries(terms))
+            await self._in_kernel_too(self._plane.put_deny(dict.fromkeys(prefixes, due_ns)), undo)
+            self._deny.put(terms, now)
+            self._tell(telemetry.DENY_CHANGED, fresh, former, (), self._deny, duration_s=duration_s, forced=warnings)
+        return tuple(DenyEntries(terms)), warnings
+
+    async def remove_deny(self, prefixes: Sequence[PackedPrefix]) -> int:
+        """Remove entries; answers how many there were.
+
+        Raises:
+            NotThere: there was none of them.
+            StorageFailed, KernelRefused: nothing has changed.
+        """
+        async with self._one_at_a_time:
+            former = those_there(prefixes, self._deny.entries, "entry of the deny-list")
+            await self._store.delete_deny(former)
+            await self._in_kernel_too(
+                self._plane.delete_deny(former), lambda: self._store.save_deny(DenyEntries(former))
+            )
+            self._deny.remove(former)
+            self._tell(telemetry.DENY_CHANGED, (), (), former, self._deny)
+        return len(former)
+
+    def begin_load(self, *, name: str, force: bool, caller_addresses: Sequence[str], dry_run: bool) -> ReadingLoad:
+        """Start to replace the whole deny-list by a file's; whoever began it ends it by ``finish`` or ``abandon``.
+
+        Raises:
+            Busy: another load is under way.
+        """
+        if self._loading:
+            raise Busy("another deny-list is being loaded")
+        self._loading = True
+
+        def ended() -> None:
+            self._loading = False
+
+        async def put_in_force(reader: DenyFileReader) -> Loaded:
+            return await self._replace_deny(
+                reader, name=clean_comment(name), force=force, caller_addresses=caller_addresses, dry_run=dry_run
+            )
+
+        return ReadingLoad(DenyFileReader(self._clock.unix_ms()), self._deny_entries_max, put_in_force, ended)
+
+    async def _replace_deny(
+        self, reader: DenyFileReader, *, name: str, force: bool, caller_addresses: Sequence[str], dry_run: bool
+    ) -> Loaded:
+        started_ns = self._clock.monotonic_ns()
+        entries = reader.finish()
+        check_room(len(entries), self._deny_entries_max)
+        async with self._one_at_a_time:
+            warnings = await self.guard.judge(entries, force=force, caller_addresses=caller_addresses)
+            former = self._deny
+            added = await aside(len(entries), _count_others, entries, former.entries)
+            removed = len(former.entries) - (len(entries) - added)
+            if not dry_run:
+                held = await aside(len(entries), Held[Terms].from_entries, entries, Now.read(self._clock))
+                instants = await aside(len(entries), held.instants)
+                await self._store.replace_deny(DenyEntries(entries))
+                await self._in_kernel_too(
+                    self._plane.replace_deny(instants),
+                    lambda: self._store.replace_deny(DenyEntries(former.entries)),
+                )
+                self._deny = held
+            took_ms = (self._clock.monotonic_ns() - started_ns) / 1e6
+            log.info(
+                telemetry.DENY_LOADED, name=name, entries_before=len(former.entries), entries=len(entries), added=added,
+                removed=removed, duplicates=reader.duplicates, dry_run=dry_run, forced=warnings, took_ms=round(took_ms),
+            )  # fmt: skip
+        return Loaded(len(entries), added, removed, reader.duplicates, warnings, took_ms)
+
+
+def _count_others(entries: Mapping[PackedPrefix, Terms], former: Mapping[PackedPrefix, Terms]) -> int:
+    return sum(prefix not in former for prefix in entries)
+
+
+def _rows(
+    entries: Sequence[tuple[PackedPrefix, Terms]],
+    expired: frozenset[PackedPrefix],
+    hits: Mapping[PackedPrefix, int],
+    match: PackedPrefix | None,
+) -> list[DenyRow]:
+    """Entries with their hits, in order, without those that no longer hold."""
+    found = [
+        (prefix, terms)
+        for prefix, terms in entries
+        if prefix not in expired and (match is None or prefix.covers(match) or match.covers(prefix))
+    ]
+    found.sort(key=_order)
+    return [
+        DenyRow(DenyEntry(prefix, expires_unix_ms, comment), hits.get(prefix, 0))
+        for prefix, (expires_unix_ms, comment) in found
+    ]
+
+
+def _order(row: tuple[PackedPrefix, Terms]) -> tuple[int, PackedPrefix]:
+    """IPv4 first, then by address."""
+    return len(row[0].address), row[0]

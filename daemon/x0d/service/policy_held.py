@@ -1,0 +1,153 @@
+"""A list as it holds: what was asked for by prefix, and when each entry that expires is due.
+
+On disk an expiry is a wall-clock instant, in the kernel one of CLOCK_MONOTONIC.  It is converted once,
+when the entry is added or when the daemon starts; after that the monotonic instant counts, so setting
+the clock neither lengthens nor shortens what runs.  Across a restart the earlier of the two instants
+counts: the file's and the one that the kernel still has.
+"""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Generic, ParamSpec, Protocol, TypeVar
+
+from x0d.policy.model import DenyEntry, PackedPrefix, Terms
+from x0d.ports import Clock
+
+P = ParamSpec("P")
+T = TypeVar("T")
+MS_NS = 1_000_000
+AT_ONCE_MAX = 2_000
+"""Entries that are worked through on the event loop, a millisecond or two; more are given to a thread."""
+SLACK_NS = 1_000 * MS_NS
+"""Two conversions of one expiry differ by rounding and by how the clock was slewed: no reason to touch the kernel."""
+
+
+async def aside(entries: int, work: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+    """Do something with so many entries without holding up the event loop; they must not change meanwhile."""
+    if entries <= AT_ONCE_MAX:
+        return work(*args, **options)
+    return await asyncio.to_thread(work, *args, **options)
+
+
+class Expiring(Protocol):
+    """Something that holds until an instant."""
+
+    @property
+    def expires_unix_ms(self) -> int:
+        """0: never."""
+
+
+Entry = TypeVar("Entry", bound=Expiring)
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Both clocks, read together."""
+
+    unix_ms: int
+    at_ns: int
+    """CLOCK_MONOTONIC."""
+
+    @classmethod
+    def read(cls, clock: Clock) -> "Now":
+        """Read both clocks."""
+        return cls(clock.unix_ms(), clock.monotonic_ns())
+
+    def due_ns(self, expires_unix_ms: int) -> int:
+        """The monotonic instant of a wall-clock one; 0 for 0, which is never."""
+        if not expires_unix_ms:
+            return 0
+        return max(1, self.at_ns + (expires_unix_ms - self.unix_ms) * MS_NS)
+
+    def expires_unix_ms(self, due_ns: int) -> int:
+        """The wall-clock instant of a monotonic one; 0 for 0."""
+        return max(1, self.unix_ms + (due_ns - self.at_ns) // MS_NS) if due_ns else 0
+
+
+@dataclass(slots=True)
+class Held(Generic[Entry]):
+    """Entries by prefix; ``due`` has the monotonic instants of those that expire."""
+
+    entries: dict[PackedPrefix, Entry] = field(default_factory=dict)
+    due: dict[PackedPrefix, int] = field(default_factory=dict)
+    """Nanoseconds, never 0."""
+    next_due_ns: int | None = None
+    """The earliest instant in ``due``."""
+
+    @classmethod
+    def from_entries(cls, entries: dict[PackedPrefix, Entry], now: Now) -> "Held[Entry]":
+        """Take a whole list as it was just given."""
+        due = {prefix: now.due_ns(entry.expires_unix_ms) for prefix, entry in entries.items() if entry.expires_unix_ms}
+        return cls(entries, due, min(due.values(), default=None))
+
+    @classmethod
+    def from_store(
+        cls, entries: Iterable[tuple[PackedPrefix, Entry]], in_kernel: Mapping[PackedPrefix, int], now: Now
+    ) -> "tuple[Held[Entry], list[PackedPrefix]]":
+        """Take what is on disk, beside the instants that the kernel has; also the prefixes that have expired."""
+        held: Held[Entry] = cls()
+        expired = []
+        for prefix, entry in entries:
+            due_ns = _earlier(now.due_ns(entry.expires_unix_ms), in_kernel.get(prefix, 0))
+            if due_ns and due_ns <= now.at_ns:
+                expired.append(prefix)
+                continue
+            held.entries[prefix] = entry
+            if due_ns:
+                held.due[prefix] = due_ns
+        held.next_due_ns = min(held.due.values(), default=None)
+        return held, expired
+
+    def put(self, entries: Mapping[PackedPrefix, Entry], now: Now) -> None:
+        """Add or replace some."""
+        for prefix, entry in entries.items():
+            self.entries[prefix] = entry
+            self.due.pop(prefix, None)
+            if entry.expires_unix_ms:
+                self.due[prefix] = now.due_ns(entry.expires_unix_ms)
+        self.next_due_ns = min(self.due.values(), default=None)
+
+    def remove(self, prefixes: Iterable[PackedPrefix]) -> None:
+        """Forget some."""
+        for prefix in prefixes:
+            self.entries.pop(prefix, None)
+            self.due.pop(prefix, None)
+        self.next_due_ns = min(self.due.values(), default=None)
+
+    def expired(self, at_ns: int) -> list[PackedPrefix]:
+        """Give those that are due."""
+        if self.next_due_ns is None or self.next_due_ns > at_ns:
+            return []
+        return [prefix for prefix, due_ns in self.due.items() if due_ns <= at_ns]
+
+    def instants(self) -> dict[PackedPrefix, int]:
+        """Prefix to monotonic expiry, 0 for never: what the kernel is to have."""
+        return dict.fromkeys(self.entries, 0) | self.due
+
+
+class DenyEntries(Collection[DenyEntry]):
+    """A list's entries, made one by one for whoever walks through them: the list itself keeps none."""
+
+    def __init__(self, entries: Mapping[PackedPrefix, Terms]) -> None:
+        self._entries = entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[DenyEntry]:
+        for prefix, (expires_unix_ms, comment) in self._entries.items():
+            yield DenyEntry(prefix, expires_unix_ms, comment)
+
+    def __contains__(self, entry: object) -> bool:
+        return isinstance(entry, DenyEntry) and self._entries.get(entry.prefix) == (
+            entry.expires_unix_ms,
+            entry.comment,
+        )
+
+
+def _earlier(due_ns: int, kernel_due_ns: int) -> int:
+    """The instant that counts after a restart; what the kernel has, if it is as good as the same."""
+    if not due_ns or not kernel_due_ns:
+        return due_ns
+    return kernel_due_ns if abs(due_ns - kernel_due_ns) <= SLACK_NS else min(due_ns, kernel_due_ns)

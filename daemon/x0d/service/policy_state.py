@@ -1,0 +1,125 @@
+"""What changes of the deny-list and of the limits share: the lists as they hold, and the order of a change.
+
+One change at a time.  A change is checked as a whole, then written to the store, then put into the
+kernel: if the store refuses, the kernel has not been touched; if the kernel refuses, the store is put
+back.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, TypeVar
+
+import structlog
+
+from x0d import telemetry
+from x0d.errors import InvalidInput, NotThere, StorageFailed, X0dError
+from x0d.policy.durations import DURATION_S_MAX
+from x0d.policy.guard import Protected
+from x0d.policy.model import Limit, PackedPrefix, Terms
+from x0d.ports import Clock, PolicyPlane, PolicyStore
+from x0d.service.alerts import Alerts
+from x0d.service.policy_guard import LockOutGuard
+from x0d.service.policy_held import Held
+
+NAMED_MAX: Final = 5
+"""Prefixes named in a log line or an error."""
+STORE_ALERT: Final = "policy_store"
+FORCE_ALERT: Final = "policy_not_in_force"
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+
+class PolicyState:
+    """The lists, and how one change is made."""
+
+    def __init__(
+        self,
+        *,
+        plane: PolicyPlane,
+        store: PolicyStore,
+        clock: Clock,
+        alerts: Alerts,
+        protected: Callable[[], Sequence[Protected]],
+        deny_entries_max: int,
+    ) -> None:
+        self._plane = plane
+        self._store = store
+        self._clock = clock
+        self._alerts = alerts
+        self._deny_entries_max = deny_entries_max
+        self.guard = LockOutGuard(protected)
+        """Counts what was refused and what was forced."""
+        self._deny: Held[Terms] = Held()
+        self._limits: Held[Limit] = Held()
+        self._one_at_a_time = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._loading = False
+        self._in_force = True
+        """Whether the kernel has taken what is held."""
+        self._store_differs = False
+        """Whether the store holds a change that the kernel refused."""
+
+    @property
+    def deny_count(self) -> int:
+        """Entries of the deny-list."""
+        return len(self._deny.entries)
+
+    @property
+    def limit_count(self) -> int:
+        """Limits."""
+        return len(self._limits.entries)
+
+    async def _in_kernel_too(self, change: Awaitable[None], undo: Callable[[], Awaitable[None]]) -> None:
+        """Put into the kernel what the store has, or take it out of the store again.  Raises what the kernel refuses.
+
+        If the store refuses to be put back, the next start would put in force what was refused: an alert, and
+        the store is written anew later.
+        """
+        try:
+            await change
+        except X0dError as refusal:
+            log.warning(telemetry.POLICY_REFUSED, reason=str(refusal))
+            try:
+                await undo()
+            except StorageFailed as failure:
+                log.error(telemetry.POLICY_UNDO_FAILED, reason=str(failure))
+                self._alerts.raise_alert(STORE_ALERT, f"holds a change that the kernel refused: {failure}")
+                self._store_differs = True
+                self._changed.set()
+            raise
+        self._changed.set()
+
+    def _tell(
+        self, event: str, fresh: Collection[PackedPrefix], changed: Collection[PackedPrefix],
+        removed: Collection[PackedPrefix], held: Held[Any], **more: object,
+    ) -> None:  # fmt: skip
+        """Log a change: one line, with the counts before and after."""
+        after = len(held.entries)
+        log.info(
+            event, prefixes=named([*fresh, *changed, *removed]), added=len(fresh), changed=len(changed),
+            removed=len(removed), entries_before=after - len(fresh) + len(removed), entries=after, **more,
+        )  # fmt: skip
+
+
+def named(prefixes: Collection[PackedPrefix]) -> str:
+    """Some prefixes by name, the others as a number."""
+    texts = [str(prefix) for _, prefix in zip(range(NAMED_MAX), prefixes, strict=False)]
+    more = len(prefixes) - len(texts)
+    return ", ".join([*texts, f"{more} more"] if more else texts)
+
+
+def those_there(
+    prefixes: Sequence[PackedPrefix], entries: Mapping[PackedPrefix, T], what: str
+) -> dict[PackedPrefix, T]:
+    """The entries that these prefixes name.  Raises NotThere if there is none."""
+    there = {prefix: entries[prefix] for prefix in prefixes if prefix in entries}
+    if not there:
+        raise NotThere(f"no {what} for {named(prefixes)}")
+    return there
+
+
+def check_duration(duration_s: int) -> None:
+    """Raise InvalidInput for a duration that nobody can mean; 0 is for ever."""
+    if not 0 <= duration_s <= DURATION_S_MAX:
+        raise InvalidInput(f"a duration is 0 to {DURATION_S_MAX} s, not {duration_s}")
