@@ -5,7 +5,8 @@
  * Ethernet, up to two VLAN tags (a third makes the class `other`), IPv4 with options, IPv6 with up to
  * six extension headers (more make it `ip_other`), fragments, and whether the header of TCP, UDP or
  * ICMP is there.  Addresses count as known once the whole IP header is there, also when what follows
- * is cut.  Nothing in the packet is changed.
+ * is cut.  An IPv6 packet from ::ffff:a.b.c.d is malformed (the stack drops it): it must not pass for
+ * the IPv4 source that x0d_sources writes so.  Nothing in the packet is changed.
  * Floor: 5.3; kernels before know no loops, these are unrolled.
  */
 #ifndef XDP_VIEW_H
@@ -52,6 +53,11 @@ static __always_inline void copy_address(__u8 *address, const void *from)
 {
 	((__u64 *)address)[0] = ((const __u64 *)from)[0];
 	((__u64 *)address)[1] = ((const __u64 *)from)[1];
+}
+
+static __always_inline bool is_mapped_ipv4(const void *address)
+{
+	return !((const __u64 *)address)[0] && ((const __u32 *)address)[2] == bpf_htonl(0xffff);
 }
 
 /* Returns the class. */
@@ -119,7 +125,7 @@ static __always_inline __u8 view_ipv6(struct x0d_view *view, void *header, void 
 	struct ipv6_extension *extension;
 	__u8 protocol;
 
-	if ((void *)(ip + 1) > end || ip->version != 6)
+	if ((void *)(ip + 1) > end || ip->version != 6 || is_mapped_ipv4(&ip->saddr))
 		return X0D_CLASS_MALFORMED;
 	view->family = 6;
 	copy_address(view->event.source, &ip->saddr);
