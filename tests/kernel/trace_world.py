@@ -27,7 +27,7 @@ class Pair:
     @staticmethod
     def addresses(version: int) -> tuple[str, str]:
         """Of ``one`` and of ``other``."""
-        return ("10.77.1.1", "10.77.1.2") if version == 4 else ("fd77:1:2::1", "fd77:1:2::2")
+        return ("10.77.1.1", "10.77.1.2") if version == 4 else ("fd77:1:2:3::1", "fd77:1:2:3::2")
 
     @staticmethod
     def prefix(version: int) -> str:
