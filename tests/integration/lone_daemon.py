@@ -35,11 +35,11 @@ class Life:
     def __init__(self, process: "subprocess.Popen[bytes]", log: Path, socket: Path) -> None:
         self.process = process
         self.log = log
-        self._socket = socket
+        self.socket = socket
 
     def channel(self) -> grpc.Channel:
         """A channel to its control socket, to be closed."""
-        return grpc.insecure_channel(f"unix://{self._socket}")
+        return grpc.insecure_channel(f"unix://{self.socket}")
 
     def status(self) -> node_pb2.GetStatusResponse:
         """How it is doing."""
@@ -71,7 +71,7 @@ class Life:
 
     def x0ctl(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run x0ctl against it."""
-        command = [sys.executable, "-m", "x0ctl", "--endpoint", f"unix://{self._socket}", *arguments]
+        command = [sys.executable, "-m", "x0ctl", "--endpoint", f"unix://{self.socket}", *arguments]
         return subprocess.run(command, check=False, capture_output=True, text=True, env=ENVIRONMENT, timeout=END_S)
 
 

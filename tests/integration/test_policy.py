@@ -2,48 +2,15 @@
 
 import json
 import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from integration.lone_daemon import Life, Pair, fill, small_disk
 from integration.mesh_lab import expect
-from kernel.namespaces import Namespace
+from integration.stray_traffic import OTHER, STRAY, add_strays, counted, done, send
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(60)]
-
-STRAY = "198.51.100.7"
-OTHER = "203.0.113.9"
-SEND = """
-import socket, sys
-with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-    sender.bind((sys.argv[1], 0))
-    for _ in range(int(sys.argv[2])):
-        sender.sendto(b"x" * 32, ("10.9.1.0", 9))
-"""
-
-
-def send(place: Namespace, source: str, count: int) -> None:
-    """Send datagrams from an address of a namespace to n1."""
-    place.run(sys.executable, "-c", SEND, source, str(count))
-
-
-@contextmanager
-def strays(pair: Pair) -> Iterator[None]:
-    """Give n2's namespace two stray addresses."""
-    for address in (STRAY, OTHER):
-        pair.n2.place.ip(f"addr add {address}/32 dev lo")
-    yield
-
-
-def done(life: Life, *arguments: str) -> str:
-    """Run x0ctl, which must succeed, and return what it printed."""
-    ended = life.x0ctl(*arguments)
-    assert 0 == ended.returncode, ended.stdout + ended.stderr
-    return ended.stdout
 
 
 def hits(life: Life) -> dict[str, int]:
@@ -52,37 +19,29 @@ def hits(life: Life) -> dict[str, int]:
     return {entry["prefix"]: int(entry["hits"]) for page in pages for entry in page["entries"]}
 
 
-def counted(life: Life, verdict: str) -> int:
-    """UDP packets with this verdict on e1."""
-    stats = json.loads(done(life, "-o", "json", "ebpf", "stats"))
-    return sum(
-        int(each["packets"])
-        for each in stats["counters"]
-        if (each["interface"], each["protocol_class"], each["verdict"]) == ("e1", "udp", verdict)
-    )
-
-
 def test_denied_and_allowed_again(pair: Pair) -> None:
     """A denied source is dropped and counted packet by packet, others are not, and its removal ends it."""
-    with strays(pair), pair.n1.living() as life:
+    add_strays(pair)
+    with pair.n1.living() as life:
         done(life, "deny", "add", f"{STRAY}/32", "203.0.113.0/28", "--comment", "test")
-        send(pair.n2.place, STRAY, 30)
-        send(pair.n2.place, OTHER, 20)
+        send(pair, STRAY, 30)
+        send(pair, OTHER, 20)
         assert {STRAY: 30, "203.0.113.0/28": 20} == hits(life)
         assert 50 == counted(life, "deny")
         done(life, "deny", "remove", STRAY)
         passed = counted(life, "pass")
-        send(pair.n2.place, STRAY, 10)
+        send(pair, STRAY, 10)
         assert (50, passed + 10) == (counted(life, "deny"), counted(life, "pass"))
         assert {"203.0.113.0/28": 20} == hits(life)
 
 
 def test_limit_holds(pair: Pair) -> None:
     """A limited source gets its burst through and little more; the rest is dropped as limit."""
-    with strays(pair), pair.n1.living() as life:
+    add_strays(pair)
+    with pair.n1.living() as life:
         done(life, "limit", "add", "198.51.100.0/24", "--rate", "10", "--burst", "20")
-        send(pair.n2.place, STRAY, 200)
-        send(pair.n2.place, OTHER, 50)
+        send(pair, STRAY, 200)
+        send(pair, OTHER, 50)
         limited = counted(life, "limit")
         assert 160 <= limited <= 180
         listed = json.loads(done(life, "-o", "json", "limit", "list"))["limits"]
@@ -91,37 +50,37 @@ def test_limit_holds(pair: Pair) -> None:
 
 def test_expires_without_daemon(pair: Pair) -> None:
     """An entry with --for ends by itself while no daemon runs, and a later one does not bring it back."""
-    with strays(pair):
-        with pair.n1.living() as life:
-            done(life, "deny", "add", STRAY, "--for", "2s")
-            done(life, "deny", "add", OTHER)
-            life.process.send_signal(signal.SIGKILL)
-            life.process.wait()
-            life.process.returncode = 0  # it was killed on purpose
-        with pair.n1.living() as life:
-            expect("the entry to be gone", lambda: {OTHER} == set(hits(life)))
-            send(pair.n2.place, STRAY, 10)
-            send(pair.n2.place, OTHER, 10)
-            assert {OTHER: 10} == hits(life)
+    add_strays(pair)
+    with pair.n1.living() as life:
+        done(life, "deny", "add", STRAY, "--for", "2s")
+        done(life, "deny", "add", OTHER)
+        life.process.send_signal(signal.SIGKILL)
+        life.process.wait()
+        life.process.returncode = 0  # it was killed on purpose
+    with pair.n1.living() as life:
+        expect("the entry to be gone", lambda: {OTHER} == set(hits(life)))
+        send(pair, STRAY, 10)
+        send(pair, OTHER, 10)
+        assert {OTHER: 10} == hits(life)
 
 
 def test_lists_survive(pair: Pair) -> None:
     """Lists and hits survive a restart, and the lists survive the loss of all that is in the kernel, as at a reboot."""
-    with strays(pair):
-        with pair.n1.living() as life:
-            done(life, "deny", "add", STRAY)
-            done(life, "limit", "add", OTHER, "--rate", "1", "--burst", "1")
-            send(pair.n2.place, STRAY, 5)
-        send(pair.n2.place, STRAY, 6)
-        with pair.n1.living() as life:
-            assert {STRAY: 11} == hits(life)
-        detached = pair.n1.run("--detach-all")
-        assert 0 == detached.returncode, detached.stderr
-        with pair.n1.living() as life:
-            send(pair.n2.place, STRAY, 4)
-            send(pair.n2.place, OTHER, 40)
-            assert {STRAY: 4} == hits(life)
-            assert counted(life, "limit") >= 38
+    add_strays(pair)
+    with pair.n1.living() as life:
+        done(life, "deny", "add", STRAY)
+        done(life, "limit", "add", OTHER, "--rate", "1", "--burst", "1")
+        send(pair, STRAY, 5)
+    send(pair, STRAY, 6)
+    with pair.n1.living() as life:
+        assert {STRAY: 11} == hits(life)
+    detached = pair.n1.run("--detach-all")
+    assert 0 == detached.returncode, detached.stderr
+    with pair.n1.living() as life:
+        send(pair, STRAY, 4)
+        send(pair, OTHER, 40)
+        assert {STRAY: 4} == hits(life)
+        assert counted(life, "limit") >= 38
 
 
 def test_lock_out_is_refused(pair: Pair) -> None:
@@ -157,10 +116,11 @@ def write_list(file: Path, count: int, *extra: str) -> None:
 def test_whole_list_or_nothing(pair: Pair) -> None:
     """A list is loaded as a whole; one with a bad line, named, or with what would lock out, changes nothing."""
     file = pair.n1.directory / "list"
-    with strays(pair), pair.n1.living() as life:
+    add_strays(pair)
+    with pair.n1.living() as life:
         write_list(file, 5000, STRAY)
         done(life, "deny", "load", str(file))
-        send(pair.n2.place, STRAY, 7)
+        send(pair, STRAY, 7)
         assert (5001, 7) == (len(hits(life)), hits(life)[STRAY])
         write_list(file, 3000, OTHER, "10.0.0.300")
         refused = life.x0ctl("deny", "load", str(file))

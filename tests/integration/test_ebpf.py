@@ -1,0 +1,217 @@
+"""Programs in the kernel as an operator handles them: listed, upgraded, detached, traced, watched."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from integration.lone_daemon import ENVIRONMENT, Life, Pair
+from integration.mesh_lab import expect
+from integration.stray_traffic import STRAY, add_strays, counted, done, send
+from lab.nodes import ROOT
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(60)]
+
+OBJECTS = ROOT / "daemon" / "x0d" / "kernel" / "objects"
+STAGES = {"x0d_root_frags", "x0d_deny_frags", "x0d_limit_frags", "x0d_probe_frags"}
+REJECTED = """
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+const __u32 layout_version SEC("x0d_layout") = 2;
+SEC("xdp.frags") int x0d_root_frags(struct xdp_md *ctx) { return *(__u32 *)(long)ctx->data; }
+SEC("xdp") int x0d_root(struct xdp_md *ctx) { return *(__u32 *)(long)ctx->data; }
+char LICENSE[] SEC("license") = "GPL";
+"""
+
+
+def own_objects(pair: Pair) -> Path:
+    """Have n1 load its programs from a directory of its own."""
+    objects = pair.n1.directory / "objects"
+    shutil.copytree(OBJECTS, objects, ignore=shutil.ignore_patterns("*.tmp"))
+    pair.n1.write({"ebpf": {"objects_dir": str(objects)}})
+    return objects
+
+
+def listed(life: Life) -> dict[str, dict[str, object]]:
+    """Programs that are not off, by name."""
+    programs = json.loads(done(life, "-o", "json", "ebpf", "list"))["programs"]
+    return {each["name"]: each for each in programs if each["state"] != "off"}
+
+
+def test_list(pair: Pair) -> None:
+    """Programs, maps with their memory, objects and attachments are told."""
+    with pair.n1.living() as life:
+        told = json.loads(done(life, "-o", "json", "ebpf", "list"))
+        loaded = {each["name"] for each in told["programs"] if each["state"] == "loaded"}
+        assert STAGES | {"x0d_t_drop", "x0d_t_state"} <= loaded
+        memory = {each["name"]: int(each["memory_bytes"]) for each in told["maps"]}
+        assert memory["x0d_sources"] > 65536 * 40
+        assert {"xdp.bpf.o", "trace.bpf.o"} <= {Path(each["path"]).name for each in told["objects"]}
+        assert {"e1": ("attached", "native", True)} == {
+            each["interface"]: (each["state"], each["mode"], each["frags"]) for each in told["attachments"]
+        }
+        assert "x0d_deny_frags" in done(life, "ebpf", "list")
+
+
+@pytest.mark.parametrize("kind", ["rejected", "not-elf", "missing"])
+def test_refused_upgrade(pair: Pair, tmp_path: Path, kind: str) -> None:
+    """Programs that cannot be loaded leave the old ones in force, and the answer says why."""
+    objects = own_objects(pair)
+    add_strays(pair)
+    with pair.n1.living() as life:
+        before = listed(life)
+        done(life, "deny", "add", STRAY)
+        target, word = objects / "xdp.bpf.o", "xdp.bpf.o"
+        target.unlink()
+        if kind == "rejected":
+            source = tmp_path / "rejected.bpf.c"
+            source.write_text(REJECTED)
+            command = [
+                "clang",
+                "-O2",
+                "-g",
+                "-target",
+                "bpf",
+                "-mcpu=v2",
+                "-idirafter",
+                "/usr/include/x86_64-linux-gnu",
+            ]
+            subprocess.run([*command, "-c", str(source), "-o", str(target)], check=True)
+            word = "invalid access to packet"
+        elif kind == "not-elf":
+            target.write_bytes(b"#!/bin/sh\n" * 50)
+        refused = life.x0ctl("ebpf", "upgrade")
+        assert (1, True) == (refused.returncode, word in refused.stderr), refused.stderr
+        assert {name: each["id"] for name, each in before.items()} == {
+            name: each["id"] for name, each in listed(life).items()
+        }
+        send(pair, STRAY, 9)
+        assert 9 == counted(life, "deny")
+
+
+def test_upgrade(pair: Pair) -> None:
+    """A changed object is put in force; what is counted and denied goes on; the same object changes nothing."""
+    objects = own_objects(pair)
+    add_strays(pair)
+    with pair.n1.living() as life:
+        done(life, "deny", "add", STRAY)
+        send(pair, STRAY, 5)
+        assert [] == json.loads(done(life, "-o", "json", "ebpf", "upgrade"))["replaced"]
+        changed = pair.n1.directory / "sources"
+        shutil.copytree(ROOT / "ebpf", changed)
+        deny = changed / "xdp_deny.h"
+        text = deny.read_text()
+        assert "x0d_deny_hits" in text
+        probe = changed / "xdp.bpf.c"
+        probe.write_text(probe.read_text() + '\nconst volatile __u32 x0d_another SEC(".rodata") = 1;\n')
+        subprocess.run(["make", "-s", "-C", str(changed), f"OBJECTS_DIR={objects}"], check=True)
+        done(life, "ebpf", "upgrade")
+        send(pair, STRAY, 6)
+        assert 11 == counted(life, "deny")
+        assert "attached" == life.interface("e1").state
+
+
+def test_detach_and_attach(pair: Pair) -> None:
+    """A detached interface has no program and is not taken up by itself; attached again it is whole."""
+    pair.write()
+    with pair.n2.living() as other, pair.n1.living() as life:
+        expect("the link up", lambda: life.link("n2").state == other.link("n1").state == "up")
+        done(life, "ebpf", "detach", "e1")
+        assert "prog/xdp" not in pair.n1.place.ip("link show e1")
+        expect("the link blocked", lambda: life.link("n2").state == "blocked")
+        assert "detached" == life.interface("e1").state
+        assert 1 == life.x0ctl("ebpf", "detach", "e9").returncode
+        done(life, "ebpf", "attach", "e1")
+        expect("the link up again", lambda: life.link("n2").state == "up")
+
+
+def test_everything_detached(pair: Pair) -> None:
+    """Detaching all leaves no program and no pin, with a daemon or without; attaching brings the lists back."""
+    add_strays(pair)
+    with pair.n1.living() as life:
+        done(life, "deny", "add", STRAY)
+        done(life, "ebpf", "detach", "--all")
+        assert "prog/xdp" not in pair.n1.place.ip("link show e1")
+        assert [] == [path for path in pair.n1.bpffs.rglob("*") if path.is_file()]
+        for command in (("ebpf", "stats"), ("ebpf", "list"), ("deny", "list"), ("top", "--once"), ("status",)):
+            done(life, *command)
+        done(life, "ebpf", "attach", "--all")
+        send(pair, STRAY, 8)
+        assert 8 == counted(life, "deny")
+    detached = pair.n1.run("--detach-all")
+    assert (0, []) == (detached.returncode, list(pair.n1.bpffs.rglob("*")))
+    assert "nothing of x0d's" in pair.n1.run("--detach-all").stdout
+
+
+def test_detach_all_beside_a_daemon(pair: Pair) -> None:
+    """x0d --detach-all refuses while a daemon runs, and says whom to ask."""
+    with pair.n1.living() as life:
+        refused = pair.n1.run("--detach-all")
+        assert (1, True) == (refused.returncode, "x0ctl ebpf detach --all" in refused.stderr)
+        assert "attached" == life.interface("e1").state
+
+
+def test_trace(pair: Pair) -> None:
+    """A measurement of system calls ends by itself and tells latencies; a second one at a time is refused."""
+    with pair.n1.living() as life:
+        command = [sys.executable, "-m", "x0ctl", "--endpoint", f"unix://{life.socket}", "-o", "json"]
+        first = subprocess.Popen(
+            [*command, "ebpf", "trace", "syscalls", "--for", "2s", "--every", "1"],
+            stdout=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        )  # fmt: skip
+        assert first.stdout is not None
+        lines = [first.stdout.readline()]
+        assert 1 == life.x0ctl("ebpf", "trace", "syscalls", "--for", "1s").returncode
+        lines += first.stdout.read().splitlines()
+        assert 0 == first.wait(20)
+        last = json.loads(lines[-1])
+        assert (True, True) == (last["done"], sum(map(int, last["total"]["counts"])) > 0)
+        assert last["syscalls"][0]["name"]
+
+
+def test_watch(pair: Pair) -> None:
+    """Sampled events and counters are shown as they come; nothing is sampled while nobody watches."""
+    pair.n1.write({"ebpf": {"event_sample_every": 1}})
+    add_strays(pair)
+    with pair.n1.living() as life:
+        send(pair, STRAY, 5)
+        assert "0" == json.loads(done(life, "-o", "json", "ebpf", "stats"))["events_sent"]
+        command = [
+            sys.executable,
+            "-m",
+            "x0ctl",
+            "--endpoint",
+            f"unix://{life.socket}",
+            "-o",
+            "json",
+            "watch",
+            "events",
+        ]
+        done(life, "deny", "add", STRAY)
+        with subprocess.Popen(
+            [*command, "--verdict", "deny"], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        ) as seen:
+            assert seen.stdout is not None
+            try:
+
+                def sampling() -> bool:
+                    send(pair, STRAY, 3)
+                    return int(json.loads(done(life, "-o", "json", "ebpf", "stats"))["events_sent"]) > 0
+
+                expect("an event", sampling)
+                events: list[dict[str, object]] = []
+                while not events:
+                    events = json.loads(seen.stdout.readline())["events"]
+            finally:
+                seen.terminate()
+        assert (STRAY, "10.9.1.0", "deny", "udp", 9, "e1") == (
+            events[0]["source"],
+            events[0]["destination"],
+            events[0]["verdict"],
+            events[0]["protocol_class"],
+            events[0]["destination_port"],
+            events[0]["interface"],
+        )
