@@ -8,6 +8,7 @@ it happens in namespaces of this process, with a bpf filesystem of its own; noth
 import argparse
 import datetime as dt
 import importlib
+import os
 import random
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from bench.dataplane_effort import Effort
 from bench.dataplane_table import Row, render, unmet
 from bench.dataplane_world import own_world
-from bench.machine_load import Pressure, describe_machine
+from bench.machine_load import Pressure, Scheduling, describe_machine
 from bench.session import run_command, say
 
 Section = Callable[[Path, random.Random, Effort], list[Row]]
@@ -60,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         "--runs", type=int, default=9, metavar="N", help="rounds of each section (default: %(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="short rounds, few of them: to see that it works")
+    parser.add_argument(
+        "--sched",
+        default="other",
+        help="how all that is measured is scheduled: other, nice:N, or fifo:PRIORITY, which keeps other work on this "
+        "machine out of the figures, and everything else waiting (default: %(default)s)",
+    )
     parser.add_argument("--seed", type=int, default=None, help="of lists and sources (default: random, printed)")
     return parser
 
@@ -71,7 +78,8 @@ def _run(asked: argparse.Namespace) -> int:
         return 2
     seed = random.randrange(1 << 32) if asked.seed is None else asked.seed
     effort = Effort.quick() if asked.quick else Effort(rounds=asked.runs)
-    say(f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, {describe_machine()}, seed {seed}")
+    Scheduling.parse(asked.sched).apply([os.getpid()])
+    say(f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, {describe_machine()}, seed {seed}, {asked.sched}")
     pressure, rows = Pressure(), []
     with own_world() as directory:
         for name in names:
