@@ -15,7 +15,7 @@ from x0d.errors import KernelRefused, TooMany
 from x0d.kernel import bpf
 from x0d.kernel.deny_model import DENY_LISTS
 from x0d.kernel.denylist import DenyList
-from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, decode_deny, decode_policy
+from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, DENY_4, DENY_6_NETS, decode_deny, decode_policy
 from x0d.kernel.policy_word import PolicyWord
 from x0d.policy.model import PackedPrefix, mask, parse_prefix
 
@@ -250,6 +250,31 @@ def test_what_a_killed_replacement_left_is_removed(maps: PolicyMaps) -> None:
     assert 4 == len(list(maps.directory.iterdir()))
     assert bpf.lookup(maps.fds["x0d_deny4"], index_key(1 - _policy_index(maps)), 4) is None
     deny.close()
+
+
+def test_a_slot_that_a_killed_daemon_freed_counts_from_zero(maps: PolicyMaps) -> None:
+    """Killed before the hits of departed entries were cleared: whoever gets their slots begins at none."""
+    deny, old, new = _open(maps), _entries("192.0.2.1", "10.0.0.0/8"), _entries("192.0.2.2", "10.0.0.0/9")
+    deny.replace(old)
+    for prefix in old:
+        _hit(maps, prefix, 5)
+    deny.replace({})
+    deny.close()
+    deny = _open(maps)
+    deny.replace(new)
+    assert dict.fromkeys(new, 0) == deny.hits()
+    deny.close()
+
+
+def test_the_word_changes_one_field_at_a_time(maps: PolicyMaps, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the kernel copies it, no packet reads the new index with the old kinds alone."""
+    word = PolicyWord(maps.fds["x0d_policy"])
+    word.flip_deny(1, DENY_4)
+    words = []
+    monkeypatch.setattr(bpf, "update", lambda _fd, _key, value: words.append(decode_policy(value)))
+    word.flip_deny(0, DENY_6_NETS)
+    both = DENY_4 | DENY_6_NETS
+    assert [(1, both), (0, both), (0, DENY_6_NETS)] == [(policy.deny_index, policy.deny_kinds) for policy in words]
 
 
 def test_new_outer_and_hits_maps_under_an_old_list(maps: PolicyMaps) -> None:
