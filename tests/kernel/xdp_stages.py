@@ -25,6 +25,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 LO = 1
 SIZES = {"x0d_deny_hits": 16384, "x0d_sources": 1024, "x0d_events": 4096}
 CONFIG = DataPlaneConfig(session=77, probe_port=9474, probe_rate_pps=1000, probe_burst=100)
+RESETTABLE = (
+    ("x0d_sources", 16, layout_policy.SOURCE.size),
+    ("x0d_limit4", layout_policy.NET4_KEY.size, layout_policy.LIMIT_INDEX.size),
+    ("x0d_limit6", layout_policy.NET6_KEY.size, layout_policy.LIMIT_INDEX.size),
+)
+HITS_RESET = 8
+"""Tests that share programs use slots and indices below this."""
 _NUMBER = struct.Struct("=I")
 
 
@@ -57,8 +64,7 @@ class XdpStages:
         self.fds = dict(root.map_fds)
         self.root_fd = root.fd
         self.stage_fds: dict[str, int] = {}
-        self._generation = 0
-        self._deny_index = 0
+        self.deny_index = 0
         self._policy = Policy()
         self._cpus = bpf.possible_cpus()
         for stage in stages:
@@ -74,6 +80,21 @@ class XdpStages:
         """Give everything back to the kernel."""
         for fd in (self.root_fd, *self.stage_fds.values(), *self.fds.values()):
             os.close(fd)
+
+    def reset(self) -> None:
+        """Forget what an earlier test has put in force or counted."""
+        self.configure(CONFIG)
+        self.put_interface(LO)
+        for stage in self.stage_fds:
+            self.put_stage(stage)
+        for name, key_size, value_size in RESETTABLE:
+            for key, _value in list(bpf.entries(self.fds[name], key_size, value_size)):
+                bpf.delete(self.fds[name], key)
+        for index in range(HITS_RESET):
+            bpf.update(self.fds["x0d_deny_hits"], _index(index), bytes(8 * self._cpus))
+            bpf.update(self.fds["x0d_limit_hits"], _index(index), bytes(8 * self._cpus))
+        self._policy = Policy(self.deny_index)
+        self._put_policy()
 
     def put_stage(self, stage: str) -> None:
         """Fill the stage's slot."""
@@ -102,7 +123,7 @@ class XdpStages:
 
     def deny(self, entries: Mapping[Network, Deny], covered: Sequence[IPv4Network] | None = None) -> None:
         """Replace the whole list; ``covered`` are the networks of the filter, by default those of the list."""
-        index = self._deny_index = 1 - self._deny_index
+        index = self.deny_index = 1 - self.deny_index
         kinds = 0
         for name, shape in layout.deny_shapes(max(len(entries), 1)).items():
             chosen = {key: deny for network, deny in entries.items() if (key := _deny_key(name, network))}
