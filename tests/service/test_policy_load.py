@@ -151,7 +151,7 @@ def test_event_loop_goes_on_during_a_load(tmp_path: Path, seed: int) -> None:
         took_ms = (time.perf_counter() - started) * 1000
         await world.load("".join(lines[:50_000]), force=True)
         started = time.perf_counter()
-        assert 50_000 == len(await world.service.list_deny(None))
+        assert 50_000 == sum(row.hits == 0 for row in await world.service.list_deny(None))
         listed_ms = (time.perf_counter() - started) * 1000
         beating.cancel()
         assert (100_000, 50_000) == (loaded.entries, len(world.plane.entries))

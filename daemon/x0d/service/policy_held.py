@@ -7,12 +7,13 @@ counts: the file's and the one that the kernel still has.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, ParamSpec, Protocol, TypeVar
+from typing import Generic, ParamSpec, Protocol, TypeVar, overload
 
 from x0d.policy.model import DenyEntry, PackedPrefix, Terms
 from x0d.ports import Clock
+from x0d.service.views_policy import DenyRow
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -144,6 +145,32 @@ class DenyEntries(Collection[DenyEntry]):
             entry.expires_unix_ms,
             entry.comment,
         )
+
+
+class DenyRows(Sequence[DenyRow]):
+    """Rows of a list as it was, made when they are asked for: 100,000 at once would be 50 MB and a long pause."""
+
+    def __init__(
+        self, prefixes: Sequence[PackedPrefix], entries: Mapping[PackedPrefix, Terms], hits: Mapping[PackedPrefix, int]
+    ) -> None:
+        self._prefixes = prefixes
+        self._entries = entries
+        self._hits = hits
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    @overload
+    def __getitem__(self, index: int) -> DenyRow: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Sequence[DenyRow]": ...
+
+    def __getitem__(self, index: int | slice) -> "DenyRow | Sequence[DenyRow]":
+        if isinstance(index, slice):
+            return DenyRows(self._prefixes[index], self._entries, self._hits)
+        prefix = self._prefixes[index]
+        return DenyRow(DenyEntry(prefix, *self._entries[prefix]), self._hits.get(prefix, 0))
 
 
 def _earlier(due_ns: int, kernel_due_ns: int) -> int:
