@@ -27,7 +27,10 @@ def print_line(text: str) -> None:
 
 def clean(value: object) -> str:
     """Text without control characters: what other nodes say reaches this terminal."""
-    return "".join(character if character.isprintable() else "?" for character in str(value))
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def print_fields(rows: Iterable[tuple[str, object]]) -> None:

@@ -40,19 +40,18 @@ def removed(count: int) -> None:
 def deny_entries(parts: Iterable[ListDenyResponse]) -> None:
     """Print entries: a short list as a table, a long one line by line."""
     headers = ("PREFIX", "EXPIRES", "PACKETS DROPPED", "COMMENT")
-    entries: list[DenyEntry] = []
+    waiting: list[tuple[str, str, str, str]] = []
     is_long = False
     for part in parts:
-        entries.extend(part.entries)
-        if is_long or len(entries) > TABLE_ROWS_MAX:
-            if not is_long:
-                print_line(_line(headers))
+        waiting.extend(map(_cells, part.entries))
+        if len(waiting) > TABLE_ROWS_MAX and not is_long:
             is_long = True
-            for entry in entries:
-                print_line(_line(_cells(entry)))
-            entries.clear()
+            print_line(_line(headers))
+        if is_long:
+            print_line("\n".join(map(_line, waiting)))
+            waiting.clear()
     if not is_long:
-        print_table(headers, map(_cells, entries), "no entries", prose=1)
+        print_table(headers, waiting, "no entries", prose=1)
 
 
 def _cells(entry: DenyEntry) -> tuple[str, str, str, str]:

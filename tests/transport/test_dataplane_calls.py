@@ -122,9 +122,9 @@ def test_deny_entries() -> None:
     in_lab(scene)
 
 
-@pytest.mark.parametrize(("entries", "expected"), [(0, [0]), (2_000, [2_000]), (4_001, [2_000, 2_000, 1])])
+@pytest.mark.parametrize(("entries", "expected"), [(0, [0]), (500, [500]), (1_001, [500, 500, 1])])
 def test_long_lists_come_in_parts(entries: int, expected: list[int]) -> None:
-    """No message has more than 2,000 entries; an empty list is one empty message."""
+    """No message has more than 500 entries; an empty list is one empty message."""
 
     async def scene(lab: Lab, stub: Any) -> None:  # noqa: ANN401 - gRPC's stub
         prefixes = [parse_prefix(f"10.0.{number >> 8}.{number & 255}") for number in range(entries)]

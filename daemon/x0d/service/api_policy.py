@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from grpc import StatusCode
 
 from x0d.errors import InvalidInput
+from x0d.policy.durations import DURATION_S_MAX
 from x0d.policy.model import (
     BURST_MAX,
     COMMENT_CHARACTERS_MAX,
@@ -32,12 +33,11 @@ if TYPE_CHECKING:
     _Context = ServicerContext[Any, Any]
     _Parts = AsyncIterator[dataplane_pb2.LoadDenyRequest]
 
-ENTRIES_PER_MESSAGE_MAX: Final = 2_000
+ENTRIES_PER_MESSAGE_MAX: Final = 500
+"""About 4 ms of the event loop, on which probes wait meanwhile."""
 PREFIXES_MAX: Final = 1_000
 """In one request; longer lists are loaded from a file."""
 PROBLEMS_TOLD_MAX: Final = 10
-DURATION_S_MAX: Final = 315_360_000
-"""Ten years."""
 CALLER_ADDRESSES_MAX: Final = 16
 NAME_CHARACTERS_MAX: Final = 255
 PART_CHARACTERS_MAX: Final = 512 << 10
