@@ -124,6 +124,43 @@ def test_wrong_headers(good: bytes, at: int, replaced: bytes, fault: str) -> Non
     assert fault_of(with_bytes(good, at, replaced)).startswith(fault)
 
 
+SECTION = struct.Struct("<IIQQQQIIQQ")
+TYPE, FLAGS, OFFSET, SIZE, LINK = 1, 2, 4, 5, 6
+"""Fields of an entry of the section table."""
+PROGBITS, SYMTAB, REL = 1, 2, 9
+
+
+@pytest.mark.parametrize(
+    ("section_type", "field", "value", "fault"),
+    [
+        (PROGBITS, OFFSET, 1 << 40, "it is cut short within section"),
+        (PROGBITS, SIZE, 1 << 40, "it is cut short, or its sections overlap"),
+        (PROGBITS, TYPE, 6, "has the unknown type 0x6"),
+        (PROGBITS, TYPE, SYMTAB, "it has no symbol table, or several"),
+        (PROGBITS, FLAGS, 0x800, "is compressed"),
+        (SYMTAB, TYPE, PROGBITS, "it has no symbol table, or several"),
+        (SYMTAB, SIZE, 25, "symbol table"),
+        (SYMTAB, LINK, 0, "symbol table"),
+        (REL, LINK, 1, "relocations in section"),
+        (REL, LINK, 0xFFFF, "relocations in section"),
+        (REL, SIZE, 7, "relocations in section"),
+    ],
+)
+def test_wrong_sections(good: bytes, section_type: int, field: int, value: int, fault: str) -> None:
+    """A section that lies outside, is of a strange kind, or leans on the wrong one is named before it is read."""
+    table_at, count = struct.unpack_from("<Q", good, 40)[0], struct.unpack_from("<H", good, 60)[0]
+    places = [table_at + number * SECTION.size for number in range(count)]
+    at = next(place for place in places if SECTION.unpack_from(good, place)[TYPE] == section_type)
+    fields = list(SECTION.unpack_from(good, at))
+    fields[field] = value
+    assert fault in fault_of(with_bytes(good, at, SECTION.pack(*fields)))
+
+
+def test_too_long(good: bytes) -> None:
+    """A file that no compiler of ours makes is not read through."""
+    assert "16777216 at most" in fault_of(good + bytes(objects.OBJECT_BYTES_MAX))
+
+
 def test_other_architectures(tmp_path: Path) -> None:
     """A program of this machine, the interpreter itself, and a big-endian BPF object are refused."""
     assert "not for BPF" in fault_of(Path(sys.executable).read_bytes()[: objects.OBJECT_BYTES_MAX])

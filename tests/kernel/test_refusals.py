@@ -81,7 +81,7 @@ def by_netlink(world: Arena, program_fd: int, flags: int, expected_fd: int | Non
     """Return the typed refusal of a netlink attachment."""
     refusal = world.netlink(program_fd, flags, expected_fd)
     assert refusal is not None
-    return refine(Operation.NETLINK_XDP, refusal, interface=NAME, ifindex=world.ifindex)
+    return world.home.call(lambda: refine(Operation.NETLINK_XDP, refusal, ifindex=world.ifindex))
 
 
 # ---- somebody else is there ----
@@ -197,6 +197,23 @@ def test_modes_the_device_lacks(world: Arena) -> None:
         assert ModeRefused is type(error)
         assert (errno.EOPNOTSUPP, refused) == (error.errno, status_of(error))
         assert "skb" == (world.link(program, SKB, ifindex), world.hook(ifindex).mode)[1]
+
+
+def test_netlink_meets_the_same_limits(world: Arena) -> None:
+    """By netlink, too, a mode that the driver lacks, a large MTU and an interface that has gone are told apart."""
+    refused = StatusCode.FAILED_PRECONDITION
+    plain = world.program(bpf.XDP_PROGRAM)
+    error = by_netlink(world, plain, HARDWARE)
+    assert (ModeRefused, "EINVAL", refused) == judge(error)
+    for end, name in ((world.home, NAME), (world.away, "x0dt1")):
+        end.ip(f"link set {name} mtu {JUMBO}")
+    error = by_netlink(world, plain, NATIVE)
+    assert (MtuTooLarge, errno.ERANGE, refused) == (type(error), error.errno, status_of(error))
+    world.ifindex = 1
+    error = by_netlink(world, plain, NATIVE)
+    assert (ModeRefused, errno.EOPNOTSUPP, refused) == (type(error), error.errno, status_of(error))
+    world.ifindex = 4_000
+    assert (DeviceGone, "ENODEV", StatusCode.NOT_FOUND) == judge(by_netlink(world, plain, NATIVE))
 
 
 def test_flags_that_make_no_sense(world: Arena) -> None:

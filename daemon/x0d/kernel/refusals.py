@@ -131,7 +131,6 @@ TABLE: Final[dict[tuple[Operation, int], Meaning]] = {
     (_OP.TRACE_ATTACH, errno.ENOENT): _TYPE,
     (_OP.PIN, errno.EEXIST): Meaning(PinExists, "the name is taken in the bpf filesystem"),
     (_OP.PIN, errno.EPERM): _NAME,
-    (_OP.PIN, errno.EINVAL): Meaning(PinInvalid, "the directory is not in a bpf filesystem"),
     (_OP.PIN, errno.ENAMETOOLONG): _NAME,
     (_OP.PIN, errno.ENOENT): Meaning(PinMissing, "the directory for the pin does not exist"),
     (_OP.PIN, errno.EACCES): _DIRECTORY,
