@@ -27,6 +27,10 @@ struct net_device {
 	possible_net_t nd_net;
 };
 
+struct dst_entry {
+	struct net_device *dev;
+};
+
 struct in6_addr {
 	__u32 words[4];
 };
@@ -47,6 +51,7 @@ struct sock {
 struct sk_buff {
 	struct net_device *dev;
 	struct sock *sk;
+	unsigned long _skb_refdst;
 	__u16 transport_header;
 	__u16 network_header;
 	unsigned char *head;

@@ -63,11 +63,22 @@ static __always_inline bool packet_is_ours(const struct sk_buff *skb, __u32 want
 
 /* ---- drops ---- */
 
+/* TCP takes the device from a segment before it looks at it, and the segment never belonged to a socket.  Kernels that
+ * do not tell the receiving socket leave only the route. */
+static __always_inline bool route_is_ours(const struct sk_buff *skb, __u32 wanted)
+{
+	const struct dst_entry *route = (const struct dst_entry *)(skb->_skb_refdst & ~1UL); /* bit 0: not counted */
+
+	if (!route || !bpf_core_field_exists(route->dev))
+		return false;
+	return BPF_CORE_READ(route, dev, nd_net.net, ns.inum) == wanted;
+}
+
 SEC("tp_btf/kfree_skb")
 int BPF_PROG(x0d_t_drop, struct sk_buff *skb, void *location, __u32 reason)
 {
 	__u32 wanted = wanted_namespace();
-	bool ours = packet_is_ours(skb, wanted);
+	bool ours = packet_is_ours(skb, wanted) || route_is_ours(skb, wanted);
 
 	if (!ours && bpf_core_field_exists(((struct trace_event_raw_kfree_skb *)0)->rx_sk)) {
 		const struct sock *receiver = (const struct sock *)ctx[3];

@@ -6,15 +6,18 @@ import itertools
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from socket import inet_aton
 
 import pytest
 
 from kernel.trace_world import CLOSED_PORT, Pair, new_pair, tracer, until
+from x0d.ports import TraceSample
 
 pytestmark = pytest.mark.kernel
 
 DATAGRAMS = 20
+SYN, ACK = 2, 16
 
 
 @pytest.fixture
@@ -38,6 +41,60 @@ def test_drops_are_counted_by_reason_in_their_namespace(pair: Pair, version: int
             assert 0 == (await here.read()).drops.get("no_socket", 0)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_full_socket_is_counted_in_its_namespace(pair: Pair, version: int) -> None:
+    """Datagrams that a socket has no room for: their device is forgotten by then, and they count all the same."""
+
+    async def main() -> None:
+        async with tracer(("drops",), pair.one) as here, tracer(("drops",), pair.other) as there:
+            with (
+                pair.open_socket(pair.other, version, socket.SOCK_DGRAM) as receiver,
+                pair.open_socket(pair.one, version, socket.SOCK_DGRAM) as sender,
+            ):
+                receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+                receiver.bind((pair.addresses(version)[1], 0))
+                sender.connect(receiver.getsockname()[:2])
+                for _ in range(DATAGRAMS):
+                    sender.send(bytes(1000))
+                receiver.setblocking(False)
+                received = 0
+                with suppress(BlockingIOError):
+                    while receiver.recv(1000):
+                        received += 1
+            assert 0 < received < DATAGRAMS
+            sample = await until(there, lambda seen: received + seen.drops.get("socket_rcvbuff", 0) >= DATAGRAMS)
+            assert DATAGRAMS - received == sample.drops.get("socket_rcvbuff")
+            assert 0 == (await here.read()).drops.get("socket_rcvbuff", 0)
+
+    asyncio.run(main())
+
+
+def test_drops_inside_tcp_are_counted_in_their_namespace(pair: Pair) -> None:
+    """TCP takes a segment's device away before it looks at it: those outside the window count all the same."""
+
+    async def main() -> None:
+        async with tracer(("drops",), pair.one) as here, tracer(("drops",), pair.other) as there:
+            with (
+                pair.listen(4) as listener,
+                pair.open_socket(pair.one, 4, socket.SOCK_STREAM) as client,
+                pair.one.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw,
+            ):
+                client.connect(listener.getsockname())
+                (mine, port), (peer, peer_port) = client.getsockname(), client.getpeername()
+                segment = _segment(inet_aton(mine), inet_aton(peer), (port, peer_port), ACK)
+                for _ in range(DATAGRAMS):
+                    raw.sendto(segment, (peer, 0))
+                sample = await until(there, lambda seen: _tcp_drops(seen) >= DATAGRAMS)
+            assert DATAGRAMS == _tcp_drops(sample)
+            assert 0 == _tcp_drops(await here.read())
+
+    asyncio.run(main())
+
+
+def _tcp_drops(sample: TraceSample) -> int:
+    return sum(count for reason, count in sample.drops.items() if reason.startswith("tcp_"))
 
 
 def test_tracer_of_all_namespaces_counts_each(pair: Pair) -> None:
@@ -96,7 +153,10 @@ def test_peers_past_the_table_are_counted_together(pair: Pair) -> None:
             with pair.one.call(lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)) as raw:
                 for number in list(range(peers)) * each:
                     source = bytes((10, 100 + number // 256, number % 256, 1))
-                    raw.sendto(_opening(source, inet_aton(pair.addresses(4)[1])), (pair.addresses(4)[1], 0))
+                    raw.sendto(
+                        _segment(source, inet_aton(pair.addresses(4)[1]), (40_000, CLOSED_PORT), SYN),
+                        (pair.addresses(4)[1], 0),
+                    )
             sample = await until(there, lambda seen: sum(seen.resets_sent.values()) >= peers * each)
             sent = dict(sample.resets_sent)
             assert (peers - rows) * each == sent.pop("other")
@@ -105,10 +165,9 @@ def test_peers_past_the_table_are_counted_together(pair: Pair) -> None:
     asyncio.run(main())
 
 
-def _opening(source: bytes, destination: bytes) -> bytes:
-    """A TCP segment that opens a connection to a closed port; the kernel fills in the IP header's rest."""
-    ports = struct.pack("!HH", 40_000, CLOSED_PORT)
-    segment = ports + struct.pack("!IIBBHHH", 1, 0, 5 << 4, 2, 1024, 0, 0)
+def _segment(source: bytes, destination: bytes, ports: tuple[int, int], flags: int) -> bytes:
+    """An empty TCP segment with sequence number 1; the kernel fills in the IP header's rest."""
+    segment = struct.pack("!HHIIBBHHH", *ports, 1, 0, 5 << 4, flags, 1024, 0, 0)
     pseudo = source + destination + struct.pack("!HH", socket.IPPROTO_TCP, len(segment)) + segment
     total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
     total = (total & 0xFFFF) + (total >> 16)

@@ -85,11 +85,11 @@ class KernelTracer:
     # ---- the steady programs ----
 
     async def open(self) -> None:
-        """Load what the configuration names; what is refused is told by ``programs``."""
+        """Load what the configuration names; what is refused is told by ``programs``.  Once only."""
         await self._in_worker(self._open)
 
     def _open(self) -> None:
-        if not self._steady.wanted:
+        if not self._steady.wanted or self._steady.attached.program_fds:
             return
         libbpf = self._load(self._steady, trace_layout.CONFIG_MAP, trace_layout.encode_config(self._netns_inode))
         attached = self._steady.attached
