@@ -3,6 +3,7 @@
 Nothing heavy is imported here: ``--help`` and a usage error answer at once.
 """
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -62,10 +63,12 @@ def _put_output(context: click.Context, _parameter: click.Parameter, value: str 
 
 
 class Command(click.Command):
-    """Takes ``-o`` after its name too: that is where people add it."""
+    """Takes ``-o`` after its name too: that is where people add it.  An example in its help is not wrapped."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - click's own
         super().__init__(*args, **kwargs)
+        if self.help:
+            self.help = inspect.cleandoc(self.help).replace("\nExample:", "\n\b\nExample:")
         kind = click.Choice(OUTPUTS)
         self.params.append(
             click.Option(

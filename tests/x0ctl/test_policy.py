@@ -2,11 +2,14 @@
 
 import asyncio
 import json
+import os
+import signal
+import sys
 from pathlib import Path
 
 import pytest
 
-from fakes.control import Lab, run, running, x0ctl
+from fakes.control import DAEMON, Lab, run, running, until, x0ctl
 from fakes.terminal import show
 from x0d.errors import TooMany, WouldLockOut
 from x0d.policy.model import DenyEntry, PackedPrefix, parse_prefix
@@ -201,5 +204,34 @@ def test_load_on_a_terminal(tmp_path: Path) -> None:
             assert "reading" in shown.text
             assert "100%" in shown.text
             assert "in force: 1 entries of 100000 lines" in shown.text.splitlines()[-1]
+
+    run(scene())
+
+
+def test_ctrl_c_ends_a_load(tmp_path: Path) -> None:
+    """Ctrl-C ends the client at once with 130, also while the daemon is busy with the list."""
+    path = tmp_path / "deny.txt"
+    path.write_text("192.0.2.1\n")
+
+    async def scene() -> None:
+        async with running() as lab:
+            busy, kernel = asyncio.Event(), asyncio.Event()
+
+            async def hold() -> None:
+                busy.set()
+                await kernel.wait()
+
+            lab.policy.before = hold
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "x0ctl", "deny", "load", str(path)),
+                stderr=asyncio.subprocess.PIPE,
+                env={**os.environ, "X0CTL_ENDPOINT": lab.endpoint, "PYTHONPATH": str(DAEMON)},
+            )
+            await busy.wait()
+            process.send_signal(signal.SIGINT)
+            _, err = await process.communicate()
+            assert (130, b"\n") == (process.returncode, err)
+            kernel.set()
+            await until(lambda: lab.policy.loading is None)
 
     run(scene())

@@ -23,7 +23,7 @@ from x0d.transport.gate import Gate
 from x0d.transport.health import Health
 
 REQUEST_BYTES_MAX: Final = 1 << 20
-"""The largest request needs a few dozen bytes; a larger one is refused unread."""
+"""The largest request is a part of a deny-list, half as large; a larger one is refused unread."""
 RESPONSE_BYTES_MAX: Final = 16 << 20
 STREAMS_PER_CONNECTION_MAX: Final = 128
 """Calls at a time on one connection; the client queues the rest."""
