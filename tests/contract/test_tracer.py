@@ -153,3 +153,23 @@ def test_impossible_measurements_are_refused(machine: Machine, duration_s: float
         assert "off" == state(machine, "x0d_t_sys_enter")
 
     play(scenario)
+
+
+def test_unloaded_programs_load_again(machine: Machine) -> None:
+    """Unloaded, nothing is left in the kernel and nothing counts; opened again it counts from 0."""
+
+    async def scenario() -> None:
+        tracer = machine.tracer
+        await tracer.open()
+        await tracer.start_syscalls(60.0, 1)
+        await tracer.unload()
+        assert ("off", "off", []) == (
+            state(machine, "x0d_t_drop"),
+            state(machine, "x0d_t_sys_enter"),
+            list(tracer.maps()),
+        )
+        assert {} == (await tracer.read()).drops
+        await tracer.open()
+        assert "loaded" == state(machine, "x0d_t_drop")
+
+    play(scenario)

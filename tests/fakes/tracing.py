@@ -40,6 +40,14 @@ class FakeTracer:
     async def open(self) -> None:
         self.is_open = True
 
+    async def unload(self) -> None:
+        await self.stop_syscalls()
+        self.is_open = False
+        for counts in (self.drops, self.retransmits, self.resets_sent, self.resets_received):
+            counts.clear()
+        self.socket_states.clear()
+        self.run_queue.clear()
+
     def programs(self) -> Sequence[ProgramStatus]:
         states = dict.fromkeys(STEADY, "loaded" if self.is_open else "off")
         states |= dict.fromkeys(SYSCALLS, "loaded" if self.is_loaded else "off")

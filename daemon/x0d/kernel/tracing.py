@@ -85,7 +85,7 @@ class KernelTracer:
     # ---- the steady programs ----
 
     async def open(self) -> None:
-        """Load what the configuration names; what is refused is told by ``programs``.  Once only."""
+        """Load what the configuration names, unless it is; what is refused is told by ``programs``."""
         await self._in_worker(self._open)
 
     def _open(self) -> None:
@@ -176,8 +176,16 @@ class KernelTracer:
         self._syscalls.close()
         self._until_ns = 0
 
+    async def unload(self) -> None:
+        """Take every program out of the kernel; ``open`` loads them again, and they count from 0."""
+        await self._in_worker(self._unload)
+
+    def _unload(self) -> None:
+        self._stop_syscalls()
+        self._steady.close()
+
     def close(self) -> None:
-        """Take every program out of the kernel; nothing happens the second time."""
+        """Take every program out of the kernel and end; nothing happens the second time."""
         self._worker.shutdown(wait=True)
         self._syscalls.close()
         self._steady.close()

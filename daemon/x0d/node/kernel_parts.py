@@ -85,6 +85,7 @@ class KernelParts:
         await self._lists.open()
         await self.policy.restore()
         self._events.open()
+        await self.tracing.open()
 
     def serve(self, interfaces: InterfaceService) -> None:
         """Join what counts to what is attached."""

@@ -38,6 +38,9 @@ class Tracer(Protocol):
     async def open(self) -> None:
         """Load what the configuration names; what is refused is told by ``programs``."""
 
+    async def unload(self) -> None:
+        """Take every program out of the kernel; ``open`` loads them again, and they count from 0."""
+
     def programs(self) -> Sequence[ProgramStatus]:
         """Every program of the object."""
 

@@ -140,6 +140,7 @@ class Dataplane:
             wanted = [status.name for status in self._interfaces.statuses()] if everything else names
             left = [_attachment(status) for status in await self._interfaces.detach(wanted)]
             if everything:
+                await self._tracing.unload()
                 await self._plane.detach_all()
                 log.warning(telemetry.DATAPLANE_REMOVED)
             return left

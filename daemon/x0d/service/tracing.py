@@ -36,6 +36,10 @@ class TracingService:
         """Load what the configuration names; what is refused is told by ``programs``."""
         await self._tracer.open()
 
+    async def unload(self) -> None:
+        """Take every program out of the kernel; ``open`` loads them again."""
+        await self._tracer.unload()
+
     def programs(self) -> Sequence[ProgramStatus]:
         """Every program, loaded or not."""
         return self._tracer.programs()
