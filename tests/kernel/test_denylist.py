@@ -154,6 +154,18 @@ def test_a_full_list_is_replaced_by_a_full_list(maps: PolicyMaps) -> None:
     deny.close()
 
 
+def test_the_same_list_again_costs_nothing(maps: PolicyMaps) -> None:
+    """A start that puts what is in force already leaves it as it is."""
+    deny, model = _open(maps), _entries("192.0.2.1", "10.0.0.0/8", expires=9)
+    deny.replace(model)
+    index = _policy_index(maps)
+    deny.replace(dict(model))
+    assert index == _policy_index(maps)
+    deny.replace({**model, parse_prefix("10.0.0.0/8"): 10})
+    assert index != _policy_index(maps)
+    deny.close()
+
+
 def test_too_many_entries_change_nothing(maps: PolicyMaps) -> None:
     """One entry above the limit, put or as a list, is refused and the list stays."""
     deny = _open(maps)

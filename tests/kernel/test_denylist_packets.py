@@ -14,9 +14,13 @@ from typing import Self
 
 import pytest
 
+from kernel.plane_world import SETTINGS
 from kernel.xdp_packets import Packet
 from kernel.xdp_stages import XdpStages, new_stages
+from kernel.xdp_world import new_world
+from x0d.errors import NotSupported
 from x0d.kernel import bpf
+from x0d.kernel.dataplane import XdpDataPlane
 from x0d.kernel.policy import KernelPolicy
 from x0d.mesh.model import Address
 from x0d.policy.model import PackedPrefix, parse_prefix
@@ -174,3 +178,32 @@ def test_a_source_is_held_to_the_limit_in_force() -> None:
         assert PASS == stages.run(frame).verdict
 
     _play(scenario)
+
+
+def test_the_lists_outlive_the_daemon(tmp_path: Path) -> None:
+    """On a real plane: put, closed, opened by the next daemon, and still in force; gone after detach-all."""
+    host, net = parse_prefix("192.0.2.77"), parse_prefix("2001:db8::/32")
+    with new_world(tmp_path) as world:
+
+        async def life(expected: dict[PackedPrefix, int], put: dict[PackedPrefix, int], *, is_last: bool) -> None:
+            plane = XdpDataPlane(world.bpffs_dir, SETTINGS)
+            await plane.open()
+            policy = KernelPolicy(lambda: plane.map_fds, lambda: plane.maps_dir, SETTINGS.deny_entries_max)
+            await policy.open()
+            assert expected == await policy.deny()
+            assert expected.keys() == (await policy.limits()).keys()
+            await policy.put_deny(put)
+            await policy.replace_limits(dict.fromkeys({**expected, **put}, LimitRate(1000, 10)))
+            if is_last:
+                await plane.detach_all()
+                with pytest.raises(NotSupported, match="no data plane"):
+                    await policy.open()
+                await plane.open()
+                await policy.open()
+                assert {} == await policy.deny()
+            await policy.close()
+            plane.close()
+
+        world.wait(lambda: life({}, {host: 0}, is_last=False))
+        world.wait(lambda: life({host: 0}, {net: 0}, is_last=False))
+        world.wait(lambda: life({host: 0, net: 0}, {}, is_last=True))

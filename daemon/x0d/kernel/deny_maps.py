@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TypeVar
 
@@ -81,12 +82,13 @@ class DenyMaps:
             KernelRefused: nothing of it is left.
         """
         self.clear(index)
+        expiries = entries if any(entries.values()) else {}
 
         def make_one(kind: DenyListKind) -> InnerMap:
             part = parts[DENY_LISTS.index(kind)]
             made = self._create(kind, capacity(len(part)))
             try:
-                _fill(made, part, slots, entries)
+                _fill(made, part, slots, expiries)
                 bpf.pin(made.fd, self._pin(kind, index))
                 self.put_into_outer(made, index)
             except KernelRefused:
@@ -173,14 +175,17 @@ def _fill(
     inner: InnerMap,
     part: Sequence[PackedPrefix],
     slots: Mapping[PackedPrefix, int],
-    entries: Mapping[PackedPrefix, int],
+    expiries: Mapping[PackedPrefix, int],
 ) -> None:
+    """``expiries`` is empty where none expires, which spares most lists a third of the work."""
     if not part:
         return
+    covered: Sequence[int] = [0] * len(part)
     if not inner.kind.is_exact:
         part = in_order(part)
-    covered = [0] * len(part) if inner.kind.is_exact else covered_until(part, entries)
-    values = encode_values(map(slots.__getitem__, part), map(entries.__getitem__, part), covered)
+        covered = covered_until(part, expiries) if expiries else covered
+    expires = map(expiries.__getitem__, part) if expiries else repeat(0, len(part))
+    values = encode_values(map(slots.__getitem__, part), expires, covered)
     bpf.update_batch(inner.fd, encode_keys(inner.kind, part), values, len(part))
 
 

@@ -5,7 +5,8 @@ replaced.  The lowest free slots are given out first, so that a short list is re
 Whoever gives slots back has set their hits to zero.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from itertools import chain
 
 
 class DenySlots:
@@ -22,9 +23,9 @@ class DenySlots:
         """How many can be given out."""
         return len(self._below) + self._slots_max - self._untouched
 
-    def all_free(self) -> list[int]:
+    def all_free(self) -> Iterator[int]:
         """Every slot that can be given out."""
-        return [*self._below, *range(self._untouched, self._slots_max)]
+        return chain(self._below, range(self._untouched, self._slots_max))
 
     def take(self, count: int) -> list[int]:
         """Give out slots."""

@@ -12,6 +12,7 @@ All methods block and are called from one thread.
 
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 import structlog
@@ -30,6 +31,7 @@ IN_PLACE_MAX = 4096
 FILTER_STALE_MIN = 1024
 """So many IPv4 entries, and a quarter of the list, are deleted before the filter is computed again."""
 
+ZEROED_AT_ONCE = 65536
 _INDEX = struct.Struct("=I")
 
 log = structlog.get_logger()
@@ -88,8 +90,11 @@ class DenyList:
             KernelRefused: nothing has changed.
         """
         self._require_room(len(entries))
+        if entries != self._entries:
+            self._rebuild(dict(entries))
+
+    def _rebuild(self, entries: dict[PackedPrefix, int]) -> None:
         self.sweep()
-        entries = dict(entries)
         slot_of, shared, gone = self._allot(entries)
         parts = deny_model.split(entries)
         index = 1 - self._generation.index
@@ -146,7 +151,7 @@ class DenyList:
             self._require_room(len(self._entries) + len(fresh))
         parts = deny_model.split(fresh)
         if self._is_bulk(len(changed)) or not self._has_room(parts):
-            self.replace({**self._entries, **changed})
+            self._rebuild({**self._entries, **changed})
             return
         self._slot_of.update(zip(fresh, self._slots.take(len(fresh)), strict=True))
         before = {prefix: self._entries[prefix] for prefix in changed if prefix in self._entries}
@@ -167,7 +172,7 @@ class DenyList:
         if not doomed:
             return
         if self._is_bulk(len(doomed)):
-            self.replace({prefix: expires for prefix, expires in self._entries.items() if prefix not in doomed})
+            self._rebuild({prefix: expires for prefix, expires in self._entries.items() if prefix not in doomed})
             return
         parts = deny_model.split(doomed)
         for inner, part in zip(self._generation.maps, parts, strict=True):
@@ -244,8 +249,9 @@ class DenyList:
         if self._word.policy.deny_kinds:
             missing = [kind.pin for kind in DENY_LISTS if kind not in [inner.kind for inner in maps]]
             log.warning(telemetry.DENY_LIST_REMADE, entries=len(self._entries), missing=missing)
+        self._require_room(len(self._entries))
         entries, self._entries = self._entries, {}
-        self.replace(entries)
+        self._rebuild(entries)
         self.sweep()
 
     def _adopt_slots(self, contents: Iterable[deny_maps.Content]) -> None:
@@ -283,7 +289,9 @@ class DenyList:
 
     def _note_parts(self, parts: tuple[list[PackedPrefix], ...], flags: bytearray) -> None:
         self._counts = [len(part) for part in parts]
-        self._expiring = {prefix for prefix in parts[1] + parts[3] if self._entries[prefix]}
+        self._expiring = set()
+        if any(self._entries.values()):
+            self._expiring = {prefix for prefix in parts[1] + parts[3] if self._entries[prefix]}
         self._filter, self._filter_stale = flags, 0
 
     def _require_room(self, count: int) -> None:
@@ -308,7 +316,8 @@ class DenyList:
         self._slots.give_back(slots)
 
     def _zero(self, slots: Iterable[int]) -> None:
-        """Set hits to zero."""
-        keys = b"".join(map(_INDEX.pack, slots))
-        count = len(keys) // _INDEX.size
-        bpf.update_batch(self._hits_fd, keys, bytes(8 * self._cpus * count), count)
+        """Set hits to zero, a bounded piece at a time."""
+        rest = iter(slots)
+        while keys := b"".join(map(_INDEX.pack, islice(rest, ZEROED_AT_ONCE))):
+            count = len(keys) // _INDEX.size
+            bpf.update_batch(self._hits_fd, keys, bytes(8 * self._cpus * count), count)

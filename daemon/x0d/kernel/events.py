@@ -48,11 +48,13 @@ class KernelEvents:
         """Map the ring buffer; again after the plane was opened anew.  Subscriptions go on.
 
         Raises:
-            NotSupported: not on this machine, or the ring buffer has another size.
+            NotSupported: not on this machine, the ring buffer has another size, or the plane is not loaded.
             KernelRefused: a map could not be read.
         """
         self._release()
         map_fds = self._map_fds()
+        if not map_fds:
+            raise NotSupported("sampled events", "no data plane is loaded")
         size = bpf.map_shape(map_fds["x0d_events"])[2]
         if size != self._buffer_bytes:
             raise NotSupported("sampled events", f"the ring buffer has {size} bytes and not {self._buffer_bytes}")

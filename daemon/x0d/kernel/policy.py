@@ -17,7 +17,7 @@ from typing import TypeVar
 import structlog
 
 from x0d import telemetry
-from x0d.errors import KernelRefused
+from x0d.errors import KernelRefused, NotSupported
 from x0d.kernel import bpf
 from x0d.kernel.denylist import DenyList
 from x0d.kernel.layout_policy import DENY_KEYS, IPV4_MAPPED, SOURCE
@@ -74,6 +74,7 @@ class KernelPolicy:
         """Take over what is in force; again after the plane was opened anew.
 
         Raises:
+            NotSupported: the plane is not loaded.
             KernelRefused: a map could not be read or made.
         """
         await self._run(self._open)
@@ -126,6 +127,8 @@ class KernelPolicy:
 
     def _open(self) -> None:
         self._close()
+        if not self._map_fds():
+            raise NotSupported("deny-list and limits", "no data plane is loaded")
         with ExitStack() as stack:
             # Copies: the plane may close its own while something is under way here.
             map_fds = {name: os.dup(fd) for name, fd in self._map_fds().items() if name in _MAPS}
