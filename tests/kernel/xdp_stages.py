@@ -41,7 +41,8 @@ def _library() -> Libbpf:
 
 
 @cache
-def _object() -> bytes:
+def read_xdp_object() -> bytes:
+    """Build the object if it is older than its sources, and read it."""
     subprocess.run(["make", "-s", "-C", REPOSITORY / "ebpf"], check=True)
     return OBJECT.read_bytes()
 
@@ -58,7 +59,7 @@ class XdpStages:
         elf: bytes | None = None,
     ) -> None:
         """Load root and ``stages``; count packets of lo."""
-        elf = elf or _object()
+        elf = elf or read_xdp_object()
         suffix = "_frags" if frags else ""
         root = _library().load(elf, f"x0d_root{suffix}", {}, max_entries=sizes)
         self.fds = dict(root.map_fds)
