@@ -50,7 +50,7 @@ def _callers(texts: Sequence[str]) -> list[Protected]:
     protected = []
     for text in texts:
         try:
-            address = ip_address(text.partition("%")[0])  # an SSH client on a link-local address has a zone
+            address = ip_address(text)  # with its zone, which an SSH client on a link-local address has
         except ValueError:
             raise InvalidInput(f"{shown(text)} is no address of a caller") from None
         protected.append(Protected(pack(address), "the address that you call from", overlap=False))
