@@ -13,6 +13,7 @@ from kernel.xdp_packets import Packet
 from x0d.policy.model import PackedPrefix, mask
 
 ENTRIES = 10_000
+FIRST_BYTES = [first for first in range(1, 224) if first not in {10, 127}]
 LENGTHS = {4: (16, 28), 16: (32, 64)}
 
 
@@ -77,12 +78,12 @@ class DenyLists:
 
 
 def random_address(chance: random.Random, size: int) -> bytes:
-    """An address of unicast space: IPv4 (size 4) from 11.0.0.0 to 126.255.255.255, IPv6 (16) from 2000::/4.
+    """An address of unicast space: IPv4 (size 4) from 1.0.0.0 to 223.255.255.255, IPv6 (16) from 2000::/4.
 
-    So none is this host's own or its loopback, which x0d denies only when it is forced to.
+    None is of this host's loopback or of the lab's network, which x0d denies only when it is forced to.
     """
     raw = chance.randbytes(size)
-    first = 11 + raw[0] % 116 if size == 4 else 0x20 | raw[0] & 0x0F
+    first = FIRST_BYTES[raw[0] % len(FIRST_BYTES)] if size == 4 else 0x20 | raw[0] & 0x0F
     return bytes([first]) + raw[1:]
 
 
