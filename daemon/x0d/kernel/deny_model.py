@@ -146,20 +146,14 @@ def covered_until_one(prefix: PackedPrefix, entries: Mapping[PackedPrefix, int])
     return max((expires or COVERED_FOR_EVER for expires in broader if expires is not None), default=0)
 
 
-def nested(changed: Iterable[PackedPrefix], expiring: Iterable[PackedPrefix]) -> list[PackedPrefix]:
+def nested(changed: Iterable[PackedPrefix], expiring: Collection[PackedPrefix]) -> list[PackedPrefix]:
     """Which of the expiring prefixes lie within a changed one."""
     outer = frozenset(prefix for prefix in changed if not prefix.is_exact)
-    shapes = {(len(address), length) for address, length in outer}
-    if not outer:
-        return []
-    return [
-        prefix
-        for prefix in expiring
-        if any(
-            len(prefix[0]) == size and length < prefix[1] and (mask(prefix[0], length), length) in outer
-            for size, length in shapes
-        )
-    ]
+    found: list[PackedPrefix] = []
+    for size, length in sorted({(len(address), length) for address, length in outer}):
+        within = [prefix for prefix in expiring if prefix[1] > length and len(prefix[0]) == size]
+        found += [prefix for prefix in within if (mask(prefix[0], length), length) in outer]
+    return list(dict.fromkeys(found))
 
 
 # ---- the filter ----
