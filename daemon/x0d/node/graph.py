@@ -85,13 +85,9 @@ class Graph:
         )
 
     async def open_kernel(self, stack: AsyncExitStack) -> None:
-        """Load the XDP programs and put the lists in force; nothing is attached yet."""
+        """Load the kernel programs and put the lists in force; nothing is attached yet."""
         self.kernel = KernelParts(self._config, self._clock, self._alerts, self._session)
         await self.kernel.open(stack)
-
-    async def open_tracing(self, stack: AsyncExitStack) -> None:
-        """Load the tracepoint programs."""
-        await self.kernel.open_tracing(stack)
 
     async def put_address(self, stack: AsyncExitStack) -> None:
         """Open the route table and put the node's stable address on lo."""

@@ -4,6 +4,7 @@ Opened in this order: the programs with their maps, what an earlier life has lef
 as they are on disk.  ``reopen`` does the same again after an operator has had everything removed.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
@@ -60,7 +61,17 @@ class KernelParts:
         )
 
     async def open(self, stack: AsyncExitStack) -> None:
-        """Load the XDP programs and put deny-list and limits in force; nothing is attached yet."""
+        """Load the programs and put deny-list and limits in force; nothing is attached yet.
+
+        What tracepoint programs the kernel refuses is shown, and the rest runs.  They are loaded meanwhile:
+        parsing the kernel's BTF takes as long as all the rest.
+        """
+        stack.callback(self._tracer.close)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.tracing.open(), name="load the tracepoints")
+            await self._open_plane(stack)
+
+    async def _open_plane(self, stack: AsyncExitStack) -> None:
         stack.callback(self.plane.close)
         await self.plane.open()
         stack.push_async_callback(self._lists.close)
@@ -73,11 +84,6 @@ class KernelParts:
         await self.policy.start(store_was_lost=report.moved_aside is not None)
         stack.callback(self._events.close)
         self._events.open()
-
-    async def open_tracing(self, stack: AsyncExitStack) -> None:
-        """Load the tracepoint programs; what the kernel refuses is shown, and the rest runs."""
-        stack.callback(self._tracer.close)
-        await self.tracing.open()
 
     async def reopen(self) -> None:
         """Load everything again after it was removed; nothing happens if it is there."""

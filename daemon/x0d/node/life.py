@@ -85,7 +85,6 @@ class Node:
             ("put the node's address on lo", graph.put_address),
             ("read the routes of an earlier life", graph.open_mesh),
             ("attach to the interfaces", graph.open_interfaces),
-            ("load the tracepoints", graph.open_tracing),
             ("look at the host", self._look_at_host),
         )
         for name, step in steps:
