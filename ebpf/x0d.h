@@ -66,8 +66,9 @@ _Static_assert(sizeof(struct x0d_config) == 32, "config");
 /* ---- stages ----
  *
  * The root program looks at the packet and calls the stages through x0d_stages, a PROG_ARRAY, in
- * this order.  An empty slot is passed over.  Each stage ends the packet or calls the next; the last
- * one lets it pass and counts it.  The slots after ours are kept free. */
+ * this order.  An empty slot is passed over, and so is a stage that has nothing to do with the packet
+ * (its lists are empty, or it is no probe).  Who ends a packet counts it; what no stage ends passes.
+ * The slots after ours are kept free. */
 enum x0d_stage {
 	X0D_STAGE_DENY,
 	X0D_STAGE_LIMIT, /* token bucket and talkers, by source */

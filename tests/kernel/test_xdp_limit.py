@@ -252,6 +252,19 @@ def test_small_burst_never_lets_more_through(rate_pps: int, burst: int) -> None:
         assert 0 < admitted <= rate_pps * flooded.outside_s + burst + 2
 
 
+def test_no_packet_is_lost_to_the_schedule() -> None:
+    """Two CPUs that admit packets of one source at once move its schedule on by each of them."""
+    interval_ns = 1_000_000
+    with new_stages() as stages:
+        stages.limit({ALL4: (0, Limit(interval_ns, interval_ns * 100_000_000))})
+        stages.run(UDP4)
+        first_ns = known(stages, SOURCE4).due_at_ns
+        sent = flood(stages, UDP4).sent
+        source = known(stages, SOURCE4)
+        assert first_ns + sent * interval_ns == source.due_at_ns
+        assert (sent + 1, (sent + 1) * len(UDP4), 0) == (source.packets, source.bytes, source.limited)
+
+
 def check_flood(stages: XdpStages, sent: int) -> tuple[int, int]:
     """Packets admitted and refused; they add up, and the source's record says the same."""
     packets = stages.counters().packets
