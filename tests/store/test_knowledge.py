@@ -20,7 +20,8 @@ from x0d.errors import StorageFailed
 from x0d.mapek.document import incident_to_document
 from x0d.mapek.model import Cause, Evidence, Incident, IncidentId, IncidentState, Role
 from x0d.store import schema
-from x0d.store.knowledge import Knowledge, OpenReport
+from x0d.store.database import Migration, Opened
+from x0d.store.knowledge import Knowledge
 
 DAEMON = Path(__file__).parents[2] / "daemon"
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def incident(number: int, state: IncidentState = IncidentState.CLOSED) -> Incide
     return Incident(identity, Cause.LINK_DEAD, "é", state, Role.END, "auto", number, closed_at, evidence)
 
 
-def with_file(path: Path, work: Callable[[Knowledge, OpenReport], Awaitable[T]], **options: int) -> T:
+def with_file(path: Path, work: Callable[[Knowledge, Opened], Awaitable[T]], **options: int) -> T:
     """Open the file, do something with it, close it."""
 
     async def run() -> T:
@@ -47,12 +48,12 @@ def with_file(path: Path, work: Callable[[Knowledge, OpenReport], Awaitable[T]],
     return asyncio.run(run())
 
 
-async def report_of(_: Knowledge, report: OpenReport) -> OpenReport:
+async def report_of(_: Knowledge, report: Opened) -> Opened:
     """Only open."""
     return report
 
 
-async def list_all(knowledge: Knowledge, _: OpenReport) -> list[Incident]:
+async def list_all(knowledge: Knowledge, _: Opened) -> list[Incident]:
     """Everything in the file."""
     return list(await knowledge.list(1_000_000, open_only=False))
 
@@ -61,8 +62,8 @@ def test_saved_incidents_are_read_back_newest_first(tmp_path: Path) -> None:
     """An incident is replaced by its id, found whole by its text, and listed newest first."""
     path = tmp_path / "knowledge.db"
 
-    async def work(knowledge: Knowledge, report: OpenReport) -> None:
-        assert OpenReport(schema.SCHEMA_VERSION, None, None, "") == report
+    async def work(knowledge: Knowledge, report: Opened) -> None:
+        assert Opened(schema.SCHEMA_VERSION, None, None, "") == report
         for number in (1, 3, 2):
             await knowledge.save(incident(number, IncidentState.OPEN))
         await knowledge.save(incident(2))
@@ -80,7 +81,7 @@ def test_saved_incidents_are_read_back_newest_first(tmp_path: Path) -> None:
 def test_oldest_closed_incidents_make_room(tmp_path: Path) -> None:
     """Beyond the bound the oldest closed ones go first, open ones only when none is closed."""
 
-    async def work(knowledge: Knowledge, _: OpenReport) -> list[int]:
+    async def work(knowledge: Knowledge, _: Opened) -> list[int]:
         await knowledge.save(incident(1, IncidentState.OPEN))
         for number in (2, 3, 4, 5):
             await knowledge.save(incident(number))
@@ -96,11 +97,11 @@ def test_lowered_bound_takes_hold(tmp_path: Path) -> None:
     """A file with more than the bound is cut down at the next save."""
     path = tmp_path / "knowledge.db"
 
-    async def fill(knowledge: Knowledge, _: OpenReport) -> None:
+    async def fill(knowledge: Knowledge, _: Opened) -> None:
         for number in range(20):
             await knowledge.save(incident(number))
 
-    async def one_more(knowledge: Knowledge, _: OpenReport) -> int:
+    async def one_more(knowledge: Knowledge, _: Opened) -> int:
         await knowledge.save(incident(99))
         return len(await knowledge.list(99, open_only=False))
 
@@ -123,7 +124,7 @@ def test_older_file_is_migrated(tmp_path: Path) -> None:
     """A version 1 file keeps its incidents and gets what version 2 added."""
     path = tmp_path / "knowledge.db"
     make_version_1(path)
-    assert OpenReport(2, 1, None, "") == with_file(path, report_of)
+    assert Opened(2, 1, None, "") == with_file(path, report_of)
     assert [incident(7)] == with_file(path, list_all)
     connection = sqlite3.connect(path)
     plan = connection.execute("EXPLAIN QUERY PLAN SELECT id FROM incidents ORDER BY opened_at_unix_ms DESC").fetchall()
@@ -135,7 +136,7 @@ def test_failed_migration_leaves_the_older_version(tmp_path: Path, monkeypatch: 
     """A migration that fails half way is rolled back, version number and all."""
     path = tmp_path / "knowledge.db"
     make_version_1(path)
-    broken = schema.Migration("breaks", ("CREATE TABLE half (x)", "CREATE TABLE incidents (x)"))
+    broken = Migration("breaks", ("CREATE TABLE half (x)", "CREATE TABLE incidents (x)"))
     monkeypatch.setattr(schema, "MIGRATIONS", (schema.MIGRATIONS[0], broken))
     with pytest.raises(StorageFailed, match="already exists"):
         with_file(path, report_of)
@@ -164,7 +165,7 @@ def test_file_of_others_is_refused_untouched(tmp_path: Path, statement: str, rea
 def fill_and_damage(path: Path, damage: Callable[[bytes], bytes]) -> bytes:
     """Write a file of 200 incidents and change its bytes."""
 
-    async def fill(knowledge: Knowledge, _: OpenReport) -> None:
+    async def fill(knowledge: Knowledge, _: Opened) -> None:
         for number in range(200):
             await knowledge.save(incident(number))
 
@@ -211,7 +212,7 @@ def test_one_damaged_record_hides_no_other(tmp_path: Path) -> None:
     connection.commit()
     connection.close()
 
-    async def work(knowledge: Knowledge, _: OpenReport) -> None:
+    async def work(knowledge: Knowledge, _: Opened) -> None:
         assert [incident(7)] == list(await knowledge.list(9, open_only=False))
         assert 1 == knowledge.unreadable
         with pytest.raises(StorageFailed, match="x:1"):
@@ -409,7 +410,7 @@ def test_directory_of_another_user_is_refused() -> None:
 def test_replacing_an_incident_keeps_its_row(tmp_path: Path) -> None:
     """Saving one incident many times does not grow the table."""
 
-    async def work(knowledge: Knowledge, _: OpenReport) -> int:
+    async def work(knowledge: Knowledge, _: Opened) -> int:
         for number in range(50):
             await knowledge.save(replace(incident(1), packets_lost=number))
         return len(await knowledge.list(99, open_only=False))

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from x0d.errors import StorageFailed
-from x0d.store.schema import Migration
 
 LOCK_WAIT_S: Final = 1.0
 """How long another process, such as a backup, may hold the file before a write fails."""
@@ -29,6 +28,14 @@ COMPANIONS: Final = ("-wal", "-shm", "")
 """Files of one database, the journals first: a log left without its file could be replayed into a new one."""
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One change of layout."""
+
+    reason: str
+    statements: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,7 @@ from x0d.policy.model import (
     clean_comment,
     mask,
 )
-from x0d.store.database import Database, Opened, transaction
-from x0d.store.schema import Migration
+from x0d.store.database import Database, Migration, Opened, transaction
 
 MIGRATIONS: Final = (
     Migration(
