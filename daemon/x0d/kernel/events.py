@@ -38,6 +38,7 @@ class KernelEvents:
         self._sample_every = sample_every
         self._subscribers: dict[object, Subscriber] = {}
         self._resources: ExitStack | None = None
+        self._missing: NotSupported | None = None
 
     @property
     def sample_every(self) -> int:
@@ -47,8 +48,10 @@ class KernelEvents:
     def open(self) -> None:
         """Map the ring buffer; again after the plane was opened anew.  Subscriptions go on.
 
+        A machine on which it cannot be read is no reason not to start: ``subscribe`` says so.
+
         Raises:
-            NotSupported: not on this machine, the ring buffer has another size, or the plane is not loaded.
+            NotSupported: the ring buffer has another size, or the plane is not loaded.
             KernelRefused: a map could not be read.
         """
         self._release()
@@ -63,7 +66,11 @@ class KernelEvents:
             self._config_fd, self._events_fd = os.dup(map_fds["x0d_config"]), os.dup(map_fds["x0d_events"])
             stack.callback(os.close, self._config_fd)
             stack.callback(os.close, self._events_fd)
-            self._ring = Ring(self._events_fd, size)
+            try:
+                self._ring = Ring(self._events_fd, size)
+            except NotSupported as missing:
+                self._missing = missing
+                return
             stack.callback(self._ring.close)
             self._resources = stack.pop_all()
         self._switch()
@@ -77,6 +84,8 @@ class KernelEvents:
 
     def subscribe(self, on_events: Subscriber) -> Callable[[], None]:
         """As the port says."""
+        if self._missing is not None:
+            raise self._missing
         key = object()
         self._subscribers[key] = on_events
         if len(self._subscribers) == 1 and self._resources is not None:

@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from x0d.policy.model import DenyEntry, Limit, PackedPrefix
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """What XDP tracks of one source address; the least recently seen are forgotten."""
+class Source(NamedTuple):
+    """What XDP tracks of one source address; the least recently seen are forgotten.
+
+    A tuple, because there may be millions.
+    """
 
     address: bytes
     """4 or 16 bytes in network order."""
@@ -94,6 +96,9 @@ class PacketEvents(Protocol):
         """Call back on the event loop with what came in; XDP samples while anybody is subscribed.
 
         Returns the function that ends the subscription.
+
+        Raises:
+            NotSupported: this machine cannot read the events.
         """
 
     @property
