@@ -1,17 +1,17 @@
 """Sampled events: from packets through XDP and the ring buffer to a subscriber on the event loop."""
 
 import asyncio
-import platform
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
+from types import SimpleNamespace
 
 import pytest
 
 from kernel.xdp_packets import ETHERNET_ARP, OUR_MAC, PEER_MAC, Packet
 from kernel.xdp_stages import LO, XdpStages, new_stages
 from x0d.errors import NotSupported
-from x0d.kernel import bpf
+from x0d.kernel import bpf, ring
 from x0d.kernel.events import EVENTS_AT_ONCE, KernelEvents, decode_event
 from x0d.kernel.layout import CONFIG
 from x0d.kernel.layout_policy import EVENT
@@ -210,7 +210,7 @@ def test_another_machine_is_told_that_it_cannot(stages: XdpStages, monkeypatch: 
     """Where Python lacks the memory barriers, watching is refused by name; a ring of another size when it is opened."""
     with pytest.raises(NotSupported, match="131072"):
         KernelEvents(lambda: stages.fds, 131072, 1).open()
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(ring, "platform", SimpleNamespace(machine=lambda: "aarch64"))
 
     async def scenario() -> None:
         events = _events(stages)
