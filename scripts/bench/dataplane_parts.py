@@ -4,7 +4,7 @@ A line's cost is what it adds to the line named ``over``; both were measured in 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from ipaddress import ip_network
@@ -78,7 +78,9 @@ class Variants:
 def measure(_directory: Path, chance: random.Random, effort: Effort) -> list[Row]:
     """Load all variants, measure in turns, and return the table's lines."""
     lists = DenyLists.draw(chance, 4)
-    clear, unclear = (lists.free_source(chance, 4, in_filter=bit) for bit in (False, True))
+    clear = lists.free_source(chance, 4, in_filter=False)
+    both = {prefix.address[:2] for prefix in lists.exact} & {prefix.address[:2] for prefix in lists.nets}
+    unclear = next(source for source in _sources(lists, chance) if source[:2] in both)
     with ExitStack() as stack:
         variants = Variants(stack, lists, effort.repeat)
         floor = one_source("floor", load_empty_program(), frame(clear), LO, XDP_PASS, effort.repeat)
@@ -115,6 +117,11 @@ def _parts(variants: Variants, floor: Case, clear: bytes, unclear: bytes) -> Seq
         Part("stage limit: talkers and limit", both, root),
         Part("a limit beside talkers (clock, compare and exchange)", both, talkers_only),
     ]
+
+
+def _sources(lists: DenyLists, chance: random.Random) -> Iterator[bytes]:
+    while True:
+        yield lists.free_source(chance, 4, in_filter=True)
 
 
 def _network(prefix: PackedPrefix) -> Network:

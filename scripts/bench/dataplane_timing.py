@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.dataplane_bpf import ATTACH_TYPES, XDP_FRAGS_FLAG, Loaded, TestRun, load_object, update
-from lab.machine import run
+from lab.machine import LabError, run
 
 SHUFFLER = Path(__file__).with_name("dataplane_sources.bpf.c")
 SOURCES_MAX = 65_536
@@ -115,7 +115,7 @@ class Shuffler:
         raise refusal
 
 
-class WrongVerdict(Exception):
+class WrongVerdict(LabError):
     """A program does not do with a packet what the benchmark is about to time."""
 
 
