@@ -55,6 +55,8 @@ async def reading(node: FakeNode) -> DataplaneReading:
         maps=[MapStatus("x0d_sources", "lru_hash", 65536, 4096)],
         deny_entries=7,
         limits=2,
+        lock_outs_refused=3,
+        lock_outs_forced=1,
         name_of=lambda ifindex: node.interfaces.name_of(ifindex) or "",
     )
 
@@ -126,6 +128,7 @@ def test_values_are_the_services_own() -> None:
         "x0d_run_queue_latency_seconds_sum 1.5e-05",
         "x0d_syscall_latency_seconds_count 3.0",
         "x0d_deny_entries 7.0",
+        'x0d_lock_outs_total{outcome="refused"} 3.0',
         'x0d_mesh_datagrams_refused_total{reason="hop_limit"} 3.0',
         'x0d_mesh_datagrams_refused_total{reason="malformed"} 0.0',
     ):

@@ -111,6 +111,8 @@ class Dataplane:
             maps=(*self._plane.maps(), *self._tracing.maps()),
             deny_entries=counting.policy.deny_count,
             limits=counting.policy.limit_count,
+            lock_outs_refused=counting.policy.guard.refused,
+            lock_outs_forced=counting.policy.guard.forced,
             name_of=counting.name_of,
         )
 

@@ -27,6 +27,9 @@ class DataplaneReading:
     maps: Sequence[MapStatus]
     deny_entries: int
     limits: int
+    lock_outs_refused: int
+    """Changes of the lists that the guard refused."""
+    lock_outs_forced: int
     name_of: Callable[[int], str]
     """Name of an interface by its index."""
 
@@ -77,6 +80,11 @@ def _of_packets(reading: DataplaneReading) -> Iterator[Metric]:
     yield from (packets, octets, probes, events)
     yield GaugeMetricFamily(telemetry.DENY_ENTRIES, "Entries of the deny-list.", reading.deny_entries)
     yield GaugeMetricFamily(telemetry.LIMITS, "Rate limits in force.", reading.limits)
+    text = "Changes of the lists that would lock somebody out: refused, or forced."
+    guarded = CounterMetricFamily(telemetry.LOCK_OUTS, text, labels=["outcome"])
+    guarded.add_metric(["refused"], reading.lock_outs_refused)
+    guarded.add_metric(["forced"], reading.lock_outs_forced)
+    yield guarded
 
 
 def _of_programs(reading: DataplaneReading) -> Iterator[Metric]:
