@@ -2,8 +2,8 @@
 
 Arguments: mode, bpffs_dir, interface, objects directory, directories of objects to take turns with.
 
-``loop``: open, attach, say ``attached`` with what it took since the process began, then upgrade to one object after the
-other, and all over again.  ``once``: everything that a data plane does, with what came of it, as JSON.
+``loop``: open, attach, say ``attached`` with the seconds and CPU seconds since the process began, then upgrade to one
+object after the other, and all over again.  ``once``: everything that a data plane does, with what came of it, as JSON.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ async def loop(plane: XdpDataPlane, interface: str, installed: Path, objects: li
     """One life: open, attach, upgrade some times, let go."""
     await plane.open()
     attachment = await plane.attach(interface, socket.if_nametoindex(interface))
-    print("attached", attachment.adopted, f"{process_age_s():.3f}", flush=True)
+    print("attached", attachment.adopted, f"{process_age_s():.3f} {time.process_time():.3f}", flush=True)
     for i in range(UPGRADES):
         put(objects[i % len(objects)], installed)
         await plane.upgrade()

@@ -21,8 +21,8 @@ KILLS_FAST, KILLS = 8, 100
 START_S, UPGRADING_S = (0.2, 0.8), (0.0, 0.8)
 """When a loader dies: every other one so long after its start, the others so long after they have attached."""
 ADOPTED_MAX_S = 1.0
-"""From the start of the process to the adopted attachment, its programs in force: the median.  The machine's load is in
-it, so the worst is only printed."""
+"""From the start of the process to the adopted attachment with its programs in force.  All lives have to do it in so
+much CPU time; by the clock, where the machine's other load is in it, the quickest has to, and all are printed."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,7 @@ class Lives:
             *(str(directory) for directory in objects.values()),
         ]
         self.adopted_s: list[float] = []
+        self.adopted_cpu_s: list[float] = []
         self.said = 0
 
     def kill_after(self, life_s: float, *, is_attached: bool) -> None:
@@ -61,8 +62,9 @@ class Lives:
         rest, _errors = process.communicate()
         printed = first + rest
         lines = [line.split() for line in printed.splitlines(keepends=True) if line.endswith("\n")]
-        assert {"True"} >= {adopted for _attached, adopted, _age_s in lines}
-        self.adopted_s += [float(age_s) for _attached, _adopted, age_s in lines[:1]]
+        assert {"True"} >= {adopted for _attached, adopted, _age_s, _cpu_s in lines}
+        self.adopted_s += [float(age_s) for _attached, _adopted, age_s, _cpu_s in lines[:1]]
+        self.adopted_cpu_s += [float(cpu_s) for _attached, _adopted, _age_s, cpu_s in lines[:1]]
         self.said += len(lines)
 
 
@@ -125,13 +127,14 @@ def test_killed_at_any_moment(tmp_path: Path, objects: Mapping[str, Path], seed:
             assert sent == udp_counted(plane, index)
         assert sent > 0
         adopted_s = sorted(lives.adopted_s)
-        assert adopted_s, "no loader lived long enough to attach"
-        assert adopted_s[len(adopted_s) // 2] < ADOPTED_MAX_S
         print(
             f"seed {seed}: {kills} kills, {lives.said} lives attached; from process start to adoption median "
-            f"{adopted_s[len(adopted_s) // 2]:.2f} s, worst {adopted_s[-1]:.2f} s; open and attach in a warm process "
-            f"worst {max(opened_s):.2f} s; {sent} packets sent and counted"
+            f"{adopted_s[len(adopted_s) // 2]:.2f} s, best {adopted_s[0]:.2f} s, worst {adopted_s[-1]:.2f} s, of "
+            f"CPU time worst {max(lives.adopted_cpu_s):.2f} s; open and attach in a warm process worst "
+            f"{max(opened_s):.2f} s; {sent} packets sent and counted"
         )
+        assert max(lives.adopted_cpu_s) < ADOPTED_MAX_S
+        assert adopted_s[0] < ADOPTED_MAX_S
 
 
 def test_killed_before_anything_is_attached(tmp_path: Path, objects: Mapping[str, Path], seed: int) -> None:

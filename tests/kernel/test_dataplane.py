@@ -266,6 +266,22 @@ def test_reading_is_quick(plane: XdpDataPlane) -> None:
     assert interfaces * bpf.possible_cpus() * (2 * layout.CELLS + 10) == sample.events_sent
 
 
+def test_start_is_quick(world: PlaneWorld) -> None:
+    """Opening costs a fraction of a second where all maps have to be made, and less afterwards; both are printed."""
+    for what in ("maps made", "maps there"):
+        cpu_s, started_s = time.process_time(), time.perf_counter()
+        with world.opened() as plane:
+            took_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
+            assert 4 == sum(row.state == "loaded" for row in plane.programs())
+            started_s = time.perf_counter()
+            count = len(plane.maps())
+            maps_ms = (time.perf_counter() - started_s) * 1000
+        print(
+            f"open, {what}: {took_s * 1000:.0f} ms, of CPU {cpu_s * 1000:.0f} ms; {count} maps told in {maps_ms:.1f} ms"
+        )
+        assert cpu_s < 1
+
+
 def test_no_bpffs_says_what_is_wanted(world: PlaneWorld, tmp_path: Path) -> None:
     """A directory that is in no bpf filesystem is refused with what it must be."""
     plane = XdpDataPlane(tmp_path / "plain" / "x0d", SETTINGS)

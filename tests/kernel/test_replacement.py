@@ -106,7 +106,13 @@ def test_links_are_updated_without_a_gap(tmp_path: Path, objects: Mapping[str, P
         own = loaded.pipeline(frags=True)
         other = load_pipeline(loaded._loader((objects["root"] / "xdp.bpf.o").read_bytes()), frags=True)
         try:
-            replace_under_flood(world, plane, 50, lambda i: loaded.attacher.replace(index, (other, own)[i % 2]))
+
+            def change_over(i: int) -> None:
+                pipeline = (other, own)[i % 2]
+                loaded.attacher.replace(index, pipeline)
+                assert pipeline.root.program_id == world.hook(index).program_id
+
+            replace_under_flood(world, plane, 50, change_over)
         finally:
             other.close()
 

@@ -1,15 +1,15 @@
 """Objects put in force while their predecessors run: one slot, everything, or nothing."""
 
 from collections.abc import Iterator, Mapping
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from kernel.plane_objects import build, put
-from kernel.plane_world import PlaneWorld, new_plane_world, udp_counted
+from kernel.plane_world import LOCAL, NEIGHBOUR, PlaneWorld, new_plane_world, udp_counted
+from kernel.xdp_packets import Packet
 from x0d.errors import InvalidInput, KernelRefused, ProgramRejected
-from x0d.kernel import layout
+from x0d.kernel import bpf, layout
 from x0d.kernel.dataplane import OBJECT_FILE, XdpDataPlane
 
 pytestmark = pytest.mark.kernel
@@ -70,6 +70,29 @@ class Upgrading:
         self.sent += 5
         assert (self.sent, self.sent) == (udp_counted(self.plane, self.va), udp_counted(self.plane, self.vc))
 
+    def pass_probe(self) -> None:
+        """A neighbour's probe is answered."""
+        self.plane.put_link(self.va, NEIGHBOUR, LOCAL)
+        answered = self.answered()
+        self.world.send("vb", 1, Packet(NEIGHBOUR, LOCAL, layout.encode_request(5, 1, 1)).encode())
+        assert answered + 1 == self.answered()
+
+    def answered(self) -> int:
+        """Probes that were answered."""
+        return sum(count.packets for count in self.plane.sample().probes if count.event == "answered")
+
+    def hook_pin(self, index: int, name: str) -> Path:
+        """Where something is pinned for an interface."""
+        return self.world.directory / f"{index}-xdp" / name
+
+
+def pinned_map_id(path: Path) -> int:
+    """The kernel's number of a pinned map."""
+    fd = bpf.open_pin(path)
+    assert fd is not None
+    with bpf.closing(fd):
+        return bpf.map_id(fd)
+
 
 @pytest.fixture
 def upgrading(tmp_path: Path, objects: Mapping[str, Path]) -> Iterator[Upgrading]:
@@ -92,6 +115,7 @@ def test_stage_of_other_code_takes_the_slot(upgrading: Upgrading) -> None:
     assert {"x0d_limit_frags"} == {name for name in before if before[name] != after[name]}
     assert hooks == upgrading.hooks()
     upgrading.pass_packets()
+    upgrading.pass_probe()  # which comes to its stage through the new one
     assert () == upgrading.upgrade()
     assert after == upgrading.ids()
     upgrading.pass_packets()
@@ -107,7 +131,10 @@ def test_root_of_other_code_replaces_everything(upgrading: Upgrading) -> None:
         assert not set(before.values()) & set(upgrading.ids().values())
         assert (upgrading.ids()["x0d_root_frags"],) * 2 == upgrading.hooks()
         assert ["link", "program", "stages"] == upgrading.world.hook_pins(upgrading.va)
+        arrays = {upgrading.plane.maps_dir / "x0d_stages_frags", upgrading.hook_pin(upgrading.vc, "stages")}
+        assert 1 == len({pinned_map_id(path) for path in arrays})
         upgrading.pass_packets()
+        upgrading.pass_probe()
     assert [] == list(upgrading.world.bpffs_dir.rglob("*_tmp"))
 
 
@@ -175,8 +202,7 @@ def test_refused_stage_leaves_its_slot_empty(upgrading: Upgrading) -> None:
     assert ("refused", 0) == (status.state, status.program_id)
     assert "invalid access to packet" in status.log_tail
     upgrading.pass_packets()
-    neighbour, local = ip_address("10.9.0.2"), ip_address("10.9.0.1")
-    plane.put_link(upgrading.va, neighbour, local)
+    upgrading.pass_probe()
     upgrading.put("shipped")
     assert ("x0d_limit_frags",) == upgrading.upgrade()
     assert {"loaded"} == {row.state for row in plane.programs() if row.name.endswith("_frags")}
