@@ -16,7 +16,7 @@ from fakes.clock import FakeClock
 from fakes.dataplane import FakeDataPlane
 from kernel.plane_world import PlaneWorld, new_plane_world
 from kernel.xdp_packets import Packet
-from x0d.errors import ForeignProgram, NotThere
+from x0d.errors import ForeignProgram, PinMissing
 from x0d.kernel import bpf, layout
 from x0d.mesh.model import Address, ProbeRecord
 from x0d.ports import DataPlane
@@ -277,11 +277,11 @@ def test_everything_can_be_removed_and_opened_again(machine: Machine) -> None:
     for left in (machine.plane.programs(), machine.plane.maps(), machine.plane.objects()):
         assert 0 == len(left)
     assert ([], []) == (list(machine.plane.sample().packets), list(machine.plane.sample().probes))
-    with pytest.raises(NotThere):
+    with pytest.raises(PinMissing):
         machine.wait(lambda: machine.plane.attach("va", machine.va))
-    with pytest.raises(NotThere):
+    with pytest.raises(PinMissing):
         machine.wait(machine.plane.upgrade)
-    with pytest.raises(NotThere):
+    with pytest.raises(PinMissing):
         machine.plane.put_link(machine.va, THERE, HERE)
     machine.plane.delete_link(machine.va, THERE)
     machine.wait(lambda: machine.plane.detach(machine.va))

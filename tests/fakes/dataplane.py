@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from x0d.errors import ForeignProgram, KernelRefused, NotThere, X0dError
+from x0d.errors import ForeignProgram, KernelRefused, PinMissing, X0dError
 from x0d.kernel import layout
 from x0d.mesh.model import Address, ProbeRecord
 from x0d.ports import (
@@ -130,7 +130,7 @@ class FakeDataPlane:
 
     def _require_open(self) -> None:
         if not self.is_open:
-            raise NotThere("nothing of x0d's is in the kernel")
+            raise PinMissing("use the data plane", errno.ENOENT, "nothing of x0d's is in the kernel")
 
     # ---- the wire ----
 

@@ -7,10 +7,11 @@ are replaced, ``attachment`` how an interface is adopted.
 
 Loading and attaching take milliseconds and run in one worker thread; reading a map is a system
 call of microseconds and is done on the spot.  While nothing is loaded, before ``open`` and after
-``detach_all``, there is nothing to read, and what would write is refused.
+``detach_all``, there is nothing to read, and what would write is ``PinMissing``.
 """
 
 import asyncio
+import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
-from x0d.errors import NotThere
+from x0d.errors import PinMissing
 from x0d.kernel import pins
 from x0d.kernel.loaded import OBJECT_FILE, LoadedPlane, PlaneSettings, require_bpf
 from x0d.mesh.model import Address, ProbeRecord
@@ -76,7 +77,7 @@ class XdpDataPlane:
 
     async def attach(self, interface: str, ifindex: int) -> Attachment:
         """Adopt or attach; see ``ports.DataPlane``."""
-        loaded = self._open_plane()
+        loaded = self._open_plane(f"attach XDP to {interface}")
         attachment = await self._in_worker(lambda: loaded.attach(interface, ifindex))
         self._retired_may_move = True
         return attachment
@@ -108,7 +109,7 @@ class XdpDataPlane:
 
     async def upgrade(self) -> Upgraded:
         """Read the object again and put it in force; see ``ports.DataPlane``."""
-        loaded = self._open_plane()
+        loaded = self._open_plane("upgrade the programs")
         return await self._in_worker(loaded.upgrade)
 
     def attached_ifindexes(self) -> frozenset[int]:
@@ -123,7 +124,7 @@ class XdpDataPlane:
         Raises:
             KernelRefused: E2BIG at ``layout.LINKS_MAX`` neighbours.
         """
-        self._open_plane().neighbours.put(ifindex, neighbour, local)
+        self._open_plane(f"put neighbour {neighbour}").neighbours.put(ifindex, neighbour, local)
 
     def delete_link(self, ifindex: int, neighbour: Address) -> None:
         """Forget a neighbour; nothing happens if it is not there."""
@@ -163,15 +164,15 @@ class XdpDataPlane:
         """The object in force; empty while nothing is loaded."""
         return (self._loaded.object_status,) if self._loaded is not None else ()
 
-    def _open_plane(self) -> LoadedPlane:
+    def _open_plane(self, operation: str) -> LoadedPlane:
         """What is loaded.
 
         Raises:
-            NotThere: nothing is.
+            PinMissing: nothing is.
         """
         if self._loaded is None:
-            reason = "nothing of x0d's is in the kernel: it was detached; x0ctl ebpf attach --all loads it again"
-            raise NotThere(reason)
+            detail = "nothing of x0d's is in the kernel: it was detached; x0ctl ebpf attach --all loads it again"
+            raise PinMissing(operation, errno.ENOENT, detail)
         return self._loaded
 
     async def _in_worker(self, work: Callable[[], T]) -> T:
