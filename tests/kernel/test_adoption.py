@@ -107,6 +107,21 @@ def test_interrupted_pins_are_put_right(world: PlaneWorld, plane: XdpDataPlane) 
     os.close(other_fd)
 
 
+def test_plain_attachment_takes_frags_when_they_load(world: PlaneWorld) -> None:
+    """After a kernel update the plain variant gives way to the one with multi-buffer frames, in place."""
+    index = world.world.add_veth("va", "vb")
+    with world.opened() as first:
+        assert first._loaded is not None
+        first._loaded._refused[True] = KernelRefused("load", errno.EINVAL)
+        assert not world.attach(first, "va").frags
+        world.send("vb", 2)
+    with world.opened() as second:
+        taken = world.attach(second, "va")
+        assert (True, True) == (taken.frags, taken.adopted)
+        world.send("vb", 2)
+        assert 4 == udp_counted(second, index)
+
+
 def test_swap_cut_short_is_put_right(world: PlaneWorld, plane: XdpDataPlane) -> None:
     """A daemon killed between swap and renaming left the true pins under temporary names; stages go on to be called."""
     index = world.world.add_veth("va", "vb")

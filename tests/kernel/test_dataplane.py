@@ -15,7 +15,7 @@ from kernel.plane_world import LOCAL, NEIGHBOUR, SETTINGS, PlaneWorld, new_plane
 from kernel.xdp_packets import Packet
 from kernel.xdp_world import REPOSITORY
 from x0d.errors import ForeignProgram, KernelRefused, MapFull, ModeRefused, MtuTooLarge, NotSupported, errno_name
-from x0d.kernel import bpf, layout
+from x0d.kernel import bpf, layout, pins
 from x0d.kernel.dataplane import XdpDataPlane
 from x0d.kernel.xdp_query import XdpHook
 from x0d.ports import Attachment, RefusedMode
@@ -208,6 +208,18 @@ def test_everything_is_removed(world: PlaneWorld) -> None:
         assert {} == dict(plane.map_fds)
 
 
+def test_everything_is_removed_without_a_daemon(world: PlaneWorld) -> None:
+    """What a daemon that runs no more has left is removed by its pins alone; a second time there is nothing."""
+    index = world.world.add_veth("va", "vb")
+    with world.opened() as plane:
+        world.attach(plane, "va")
+    directory = world.directory
+    for existed in (True, False):
+        assert pins.Removed(directory, existed) == world.world.run(lambda: pins.remove_without_daemon(world.bpffs_dir))
+        assert XdpHook("", 0) == world.hook(index)
+        assert [] == list(world.bpffs_dir.iterdir())
+
+
 def descriptors() -> list[str]:
     """What kinds of BPF objects this process has open."""
     links = []
@@ -251,6 +263,7 @@ def test_reading_is_quick(plane: XdpDataPlane) -> None:
     cells = layout.INTERFACE.pack(*numbers) * bpf.possible_cpus()
     for i in range(layout.INTERFACES_MAX):
         plane._loaded.counters.make(i)
+        plane._loaded.counters.make(1000 + i)
         bpf.update(plane.map_fds["x0d_low"], layout.IFINDEX.pack(i), cells)
         bpf.update(plane.map_fds["x0d_interfaces"], layout.IFINDEX.pack(1000 + i), cells)
     took_ms = []

@@ -214,6 +214,7 @@ def test_refused_root_fails_the_start(upgrading: Upgrading) -> None:
     upgrading.put("root broken")
     with pytest.raises(ProgramRejected):
         upgrading.open()
+    assert [] == list((upgrading.world.directory / "maps").iterdir())
     upgrading.put("shipped")
     upgrading.open()
     upgrading.pass_packets()

@@ -8,8 +8,10 @@ Maps of layout 1 lie pinned in ``layout-1``.  The old program goes on counting i
 interface is adopted, so they are read each time until then, and once more when all are.
 """
 
+import errno
 import struct
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,8 @@ from x0d.kernel.refusals import Operation, refine
 from x0d.ports import PacketCounter, PlaneSample, ProbeCounter
 
 _LOW, _OTHERS = "x0d_low", "x0d_interfaces"
+NO_MEMORY_DELAYS_S = (0.001, 0.004, 0.016, 0.064)
+"""Per-CPU memory for a new entry comes from a small store, which the kernel fills again a little later."""
 _ROOM = 16
 """Interfaces that there is room for at first."""
 
@@ -41,7 +45,7 @@ class InterfaceCounters:
         self._low_end = max((row + 1 for row, _value in self._low_rows()), default=0)
 
     def make(self, ifindex: int) -> bool:
-        """Make the entry of an interface, before anything counts there; False if it is there.
+        """Make the entry of an interface, before anything counts there; False if it is there.  May wait some ms.
 
         Raises:
             MapFull: at ``layout.INTERFACES_MAX`` interfaces that have no place in the array.
@@ -53,10 +57,15 @@ class InterfaceCounters:
             bpf.update(self._low_fd, key, empty)
             self._low_end = max(self._low_end, ifindex + 1)
             return True
-        try:
-            bpf.update(self._others_fd, key, empty, bpf.MAP_NOEXIST)
-        except KernelRefused as refusal:
-            raise refine(Operation.MAP_UPDATE, refusal) from refusal
+        for delay_s in (*NO_MEMORY_DELAYS_S, None):
+            try:
+                bpf.update(self._others_fd, key, empty, bpf.MAP_NOEXIST)
+            except KernelRefused as refusal:
+                if refusal.errno != errno.ENOMEM or delay_s is None:
+                    raise refine(Operation.MAP_UPDATE, refusal) from refusal
+                time.sleep(delay_s)
+            else:
+                break
         return True
 
     def forget(self, ifindex: int) -> None:
