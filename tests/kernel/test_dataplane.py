@@ -177,6 +177,24 @@ def test_too_many_neighbours_are_refused(plane: XdpDataPlane) -> None:
     assert len(plane.links()) == layout.LINKS_MAX
 
 
+def test_short_of_memory_for_a_moment(plane: XdpDataPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's store of per-CPU memory may be empty for a moment; what goes on longer is told."""
+    assert plane._loaded is not None
+    counters, update, refusals = plane._loaded.counters, bpf.update, [2]
+
+    def refuse(map_fd: int, key: bytes, value: bytes, flags: int = 0) -> None:
+        if refusals[0]:
+            refusals[0] -= 1
+            raise KernelRefused("write a map entry", errno.ENOMEM)
+        update(map_fd, key, value, flags)
+
+    monkeypatch.setattr(bpf, "update", refuse)
+    assert counters.make(4711)
+    refusals[0] = 100
+    with pytest.raises(MapFull):
+        counters.make(4712)
+
+
 def test_too_many_interfaces_are_refused(world: PlaneWorld, plane: XdpDataPlane) -> None:
     """An interface that there is no counter for is not attached, and says what is full."""
     assert plane._loaded is not None
