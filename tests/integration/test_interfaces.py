@@ -54,7 +54,7 @@ def test_generic_mode(pair: Pair, *, allowed: bool) -> None:
         assert ("attached", "skb") == (bridge.state, bridge.mode) if allowed else "blocked" == bridge.state
         assert "native" == life.interface("e1").mode
         if allowed:
-            assert {"native", "native+frags"} == {refused.mode for refused in bridge.refused_modes}
+            assert {"hardware", "native", "native+frags"} == {refused.mode for refused in bridge.refused_modes}
             assert all(refused.errno for refused in bridge.refused_modes)
         else:
             assert "ebpf.allow_skb_mode" in bridge.blocked_reason
