@@ -1,6 +1,5 @@
 """Compiled objects: what is in them is told, what is wrong with them is said, and nothing of a bad one stays."""
 
-import io
 import os
 import random
 import struct
@@ -10,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 from grpc import StatusCode
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -28,6 +26,7 @@ from x0d.errors import (
 )
 from x0d.kernel import bpf, objects
 from x0d.kernel.dataplane import OBJECT_FILE
+from x0d.kernel.elf import OBJECT_BYTES_MAX, read_sections
 from x0d.kernel.layout import LAYOUT_VERSION
 from x0d.kernel.libbpf import Libbpf, read_object
 from x0d.transport.gate import status_of
@@ -158,12 +157,12 @@ def test_wrong_sections(good: bytes, section_type: int, field: int, value: int, 
 
 def test_too_long(good: bytes) -> None:
     """A file that no compiler of ours makes is not read through."""
-    assert "16777216 at most" in fault_of(good + bytes(objects.OBJECT_BYTES_MAX))
+    assert "16777216 at most" in fault_of(good + bytes(OBJECT_BYTES_MAX))
 
 
 def test_other_architectures(tmp_path: Path) -> None:
     """A program of this machine, the interpreter itself, and a big-endian BPF object are refused."""
-    assert "not for BPF" in fault_of(Path(sys.executable).read_bytes()[: objects.OBJECT_BYTES_MAX])
+    assert "not for BPF" in fault_of(Path(sys.executable).read_bytes()[:OBJECT_BYTES_MAX])
     flags = tuple("bpfeb" if flag == "bpf" else flag for flag in tiny.FLAGS)
     big = tiny.compile_c(tiny.LICENCE + tiny.PASSING, tmp_path, flags=flags)
     assert "big-endian" in fault_of(big)
@@ -249,8 +248,8 @@ def test_damaged_objects(good: bytes, seed: int, places: int) -> None:
 def ranges_read(elf: bytes) -> list[tuple[int, int]]:
     """Return where the sections lie whose contents are read."""
     wanted = (".BTF", ".BTF.ext", ".symtab", ".strtab", ".relxdp", "license")
-    found = [section for section in ELFFile(io.BytesIO(elf)).iter_sections() if section.name in wanted]
-    return [(section["sh_offset"], section["sh_offset"] + section["sh_size"]) for section in found]
+    found = [section.content for section in read_sections(elf) if section.name in wanted]
+    return [(at := elf.index(content), at + len(content)) for content in found]
 
 
 # ---- refused by libbpf or by the kernel ----
