@@ -45,6 +45,7 @@ _Static_assert(sizeof(struct x0d_probe) == 48, "probe");
 #define X0D_SOURCES_DEFAULT 65536 /* tracked at a time; the least recently seen makes room */
 #define X0D_DENY_DEFAULT 131072 /* deny-list entries */
 #define X0D_LIMITS_MAX 1024
+#define X0D_LIMIT_TICKS_MIN 20 /* a schedule is kept by jiffies if it may be so many of them ahead */
 #define X0D_LIMIT_FALLBACKS_MAX 4 /* expired limits skipped for the next broader one */
 #define X0D_EVENT_BYTES_DEFAULT (256 * 1024)
 #define X0D_PROBE_WINDOW 64 /* replies remembered one by one, in x0d_link.received */
@@ -60,8 +61,10 @@ struct x0d_config {
 	__u32 probe_burst; /* bucket depth, probes */
 	__u32 event_every; /* every Nth packet of a CPU and interface becomes an event; 0: none */
 	__u32 talkers; /* 1: count every source, 0: only those that a limit holds for */
+	__u32 tick_ns; /* length of a jiffy, for the cheap clock of limits; 0: not known, the exact clock is taken */
+	__u32 reserved;
 };
-_Static_assert(sizeof(struct x0d_config) == 32, "config");
+_Static_assert(sizeof(struct x0d_config) == 40, "config");
 
 /* ---- stages ----
  *
@@ -125,7 +128,10 @@ _Static_assert(sizeof(struct x0d_deny) == 24, "deny");
 
 /* Element of the array x0d_limits; x0d_limit4 and x0d_limit6 (tries) lead to its index (__u32).
  * Generic cell rate algorithm (ITU-T I.371): a packet costs `interval_ns`, and a source may be
- * `tolerance_ns` ahead of its schedule. */
+ * `tolerance_ns` ahead of its schedule.  Its clock is jiffies x tick_ns if the tolerance is
+ * X0D_LIMIT_TICKS_MIN ticks or more: then a tick is 5 % of it, and the five by which jiffies of a
+ * virtual machine may be late are a quarter.  Else it is CLOCK_MONOTONIC, which costs 15 ns more.
+ * Both run alike and begin apart: jiffies are 2^32 ticks less 300 s ahead. */
 struct x0d_limit {
 	__u64 interval_ns; /* 1 s / rate */
 	__u64 tolerance_ns; /* interval_ns x burst */
@@ -137,7 +143,7 @@ _Static_assert(sizeof(struct x0d_limit) == 32, "limit");
 
 /* Value of x0d_sources, an LRU hash by address (16 bytes), of the whole host, not per CPU. */
 struct x0d_source {
-	__u64 due_at; /* theoretical arrival time of the next packet */
+	__u64 due_at; /* theoretical arrival time of the next packet, on the clock that its limit is kept by */
 	__u64 limit; /* limit_generation << 32 | index + 1; index part 0: no limit in that generation */
 	__u64 packets; /* that came to this stage */
 	__u64 bytes;

@@ -72,6 +72,7 @@ static __always_inline int run_root(struct xdp_md *ctx, __u32 length)
 	view->event.ifindex = ctx->ingress_ifindex;
 	view->event.length = length;
 	view->event_every = config->event_every;
+	view->tick_ns = config->tick_ns;
 	*(__u64 *)&view->policy = *(volatile __u64 *)policy; /* one read: all of it is of one moment */
 	view_packet(view, (void *)(long)ctx->data, (void *)(long)ctx->data_end, bpf_htons(config->probe_port));
 	view->stages = choose_stages(view, config);

@@ -6,7 +6,11 @@
  * CPUs move on by compare and exchange.  Which limit holds for a source is looked up once in a
  * generation of the limits and remembered with it.  A source that was forgotten (the table keeps the
  * latest) begins anew with a full burst.
- * Floor: 5.12, for the compare and exchange; 5.11 for the coarse clock.
+ *
+ * Most schedules are kept by jiffies, which cost one load.  They begin elsewhere than CLOCK_MONOTONIC,
+ * so a schedule that was left behind on the other clock is either long past (the source begins with a
+ * full burst) or far ahead (it begins with an empty one): see adopt_limit and refuse.
+ * Floor: 5.12, for the compare and exchange; 5.5 for the jiffies.
  */
 #ifndef XDP_LIMIT_H
 #define XDP_LIMIT_H
@@ -14,9 +18,9 @@
 #include "xdp_finish.h"
 
 #define EXCHANGE_TRIES 3
-/* The coarse clock costs half and steps by up to 10 ms: good enough for a source that may be ten
- * steps ahead of its schedule. */
-#define COARSE_TOLERANCE_NS 100000000ULL
+/* No schedule is further ahead than its limit lets it get by as much as this, not even of a packet that
+ * was interrupted between reading the clock and looking. */
+#define AHEAD_MAX_NS 1000000000ULL
 
 static __always_inline __u32 find_limit(const struct x0d_view *view)
 {
@@ -55,37 +59,41 @@ static __always_inline struct x0d_source *get_source(const struct x0d_view *view
 	return bpf_map_lookup_elem(&x0d_sources, view->event.source);
 }
 
-static __always_inline __u64 read_clock(const struct x0d_limit *limit)
+static __always_inline __u64 read_clock(const struct x0d_view *view, const struct x0d_limit *limit)
 {
-	return limit->tolerance_ns >= COARSE_TOLERANCE_NS ? bpf_ktime_get_coarse_ns() : bpf_ktime_get_ns();
+	const __u64 tick_ns = view->tick_ns;
+
+	if (tick_ns && limit->tolerance_ns >= X0D_LIMIT_TICKS_MIN * tick_ns)
+		return bpf_jiffies64() * tick_ns;
+	return bpf_ktime_get_ns();
 }
 
-/* A schedule that another limit left behind may lie further ahead than this one ever lets it. */
-static __always_inline void adopt_limit(struct x0d_source *source, __u32 generation, __u32 index)
+/* A schedule that another limit left behind, perhaps on the other clock, may lie further ahead than this
+ * one ever lets it. */
+static __always_inline void adopt_limit(const struct x0d_view *view, struct x0d_source *source, __u32 index)
 {
 	const __u32 at = index - 1;
 	struct x0d_limit *limit = index ? bpf_map_lookup_elem(&x0d_limits, &at) : NULL;
 	__u64 latest;
 
 	if (limit) {
-		latest = read_clock(limit) + limit->tolerance_ns;
+		latest = read_clock(view, limit) + limit->tolerance_ns;
 		if (source->due_at > latest)
 			source->due_at = latest;
 	}
-	source->limit = (__u64)generation << 32 | index;
+	source->limit = (__u64)view->policy.limit_generation << 32 | index;
 }
 
 /* The limit that holds for the source now, its index + 1 in `chosen`; NULL if there is none. */
 static __always_inline struct x0d_limit *choose_limit(const struct x0d_view *view, struct x0d_source *source,
-						      __u32 *chosen, __u64 *now)
+						      __u32 *chosen)
 {
-	const __u32 generation = view->policy.limit_generation;
 	__u64 known = source->limit;
 	__u32 index = known;
 
-	if (known >> 32 != generation) {
+	if (known >> 32 != view->policy.limit_generation) {
 		index = find_limit(view);
-		adopt_limit(source, generation, index);
+		adopt_limit(view, source, index);
 	}
 #pragma unroll
 	for (int i = 0; i <= X0D_LIMIT_FALLBACKS_MAX; i++) {
@@ -94,15 +102,23 @@ static __always_inline struct x0d_limit *choose_limit(const struct x0d_view *vie
 
 		if (!limit)
 			return NULL;
-		*now = read_clock(limit);
-		if (!limit->expires_at || *now < limit->expires_at) {
+		if (!limit->expires_at || bpf_ktime_get_ns() < limit->expires_at) {
 			*chosen = at;
 			return limit;
 		}
 		index = limit->fallback;
-		adopt_limit(source, generation, index);
+		adopt_limit(view, source, index);
 	}
 	return NULL;
+}
+
+/* The packet does not conform.  A packet that was under way while the limits changed may have moved the
+ * schedule by the clock of its former limit, after another has adopted the new one: put right here. */
+static __always_inline bool refuse(struct x0d_source *source, __u64 due, __u64 latest)
+{
+	if (due > latest + AHEAD_MAX_NS)
+		__sync_val_compare_and_swap(&source->due_at, due, latest);
+	return false;
 }
 
 /* Generic cell rate algorithm, ITU-T I.371: a packet conforms if the schedule, with it, is no more
@@ -116,7 +132,7 @@ static __always_inline bool conforms(struct x0d_source *source, const struct x0d
 	for (int i = 0; i < EXCHANGE_TRIES; i++) {
 		next = (due > now ? due : now) + limit->interval_ns;
 		if (next > latest)
-			return false;
+			return refuse(source, due, latest);
 		seen = __sync_val_compare_and_swap(&source->due_at, due, next);
 		if (seen == due)
 			return true;
@@ -136,7 +152,7 @@ static __always_inline int run_limit(struct xdp_md *ctx)
 	struct x0d_source *source;
 	struct x0d_limit *limit;
 	__u32 index = 0;
-	__u64 *hits, now = 0;
+	__u64 *hits;
 
 	if (!view)
 		return XDP_PASS;
@@ -145,8 +161,8 @@ static __always_inline int run_limit(struct xdp_md *ctx)
 		return call_stages(ctx, view, X0D_STAGE_LIMIT + 1);
 	__sync_fetch_and_add(&source->packets, 1);
 	__sync_fetch_and_add(&source->bytes, view->event.length);
-	limit = view->policy.limit_generation ? choose_limit(view, source, &index, &now) : NULL;
-	if (!limit || conforms(source, limit, now))
+	limit = view->policy.limit_generation ? choose_limit(view, source, &index) : NULL;
+	if (!limit || conforms(source, limit, read_clock(view, limit)))
 		return call_stages(ctx, view, X0D_STAGE_LIMIT + 1);
 	__sync_fetch_and_add(&source->limited, 1);
 	hits = bpf_map_lookup_elem(&x0d_limit_hits, &index);

@@ -18,8 +18,10 @@ struct x0d_view {
 	__u8 odd; /* fragment, options or extension headers: no probe looks like that */
 	__u8 to_probe_port;
 	__u8 stages; /* bit of each x0d_stage that has something to do */
+	__u32 tick_ns;
+	__u32 reserved;
 };
-_Static_assert(sizeof(struct x0d_view) == 72, "view");
+_Static_assert(sizeof(struct x0d_view) == 80, "view");
 
 /* The kernel finds the lock by its type, at the top level of a value's BTF. */
 struct x0d_link_value {

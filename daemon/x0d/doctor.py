@@ -55,7 +55,6 @@ _PROGRAM_LOSSES = {
 _DETAIL_LOSSES = {
     "tail_call": (FAILED, "stages cannot be called: x0d does not start"),
     "compare_exchange": (WARNING, "no rate limits (needs Linux 5.12)"),
-    "coarse_clock": (WARNING, "no cheap clock (needs Linux 5.11)"),
     "ring_buffer": (WARNING, "no events (needs Linux 5.8)"),
     "lpm_trie": (WARNING, "no prefixes in the deny-list and in limits"),
     "array_of_maps": (WARNING, "no deny-list"),

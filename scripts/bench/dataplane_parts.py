@@ -18,12 +18,13 @@ from bench.dataplane_table import Row
 from bench.dataplane_timing import Case, one_source, take_turns
 from bench.dataplane_world import add_veth
 from kernel.xdp_stages import CONFIG, LO, XdpStages, new_stages
+from x0d.kernel.clock import tick_ns
 from x0d.kernel.layout_policy import Deny, Limit, Network
 from x0d.policy.model import PackedPrefix
 
 NEVER_BITES = Limit(interval_ns=100, tolerance_ns=100_000_000)
-QUIET = replace(CONFIG, talkers=False)
-TALKERS = replace(CONFIG, talkers=True)
+QUIET = replace(CONFIG, talkers=False, tick_ns=tick_ns())
+TALKERS = replace(QUIET, talkers=True)
 SIZES = {"x0d_deny_hits": 32_768, "x0d_sources": 65_536, "x0d_events": 4096}
 
 
@@ -84,8 +85,8 @@ def measure(_directory: Path, chance: random.Random, effort: Effort) -> list[Row
     with ExitStack() as stack:
         variants = Variants(stack, lists, effort.repeat)
         floor = one_source("floor", load_empty_program(), frame(clear), LO, XDP_PASS, effort.repeat)
-        add_veth("peer0", "peer1")
-        peer = one_source("peer", XdpFilter("peer0").program_fd, frame(clear), LO, XDP_PASS, effort.repeat)
+        add_veth("partpeer0", "partpeer1")
+        peer = one_source("peer", XdpFilter("partpeer0").program_fd, frame(clear), LO, XDP_PASS, effort.repeat)
         every = variants.case(variants.load("deny", "limit", "probe", talkers=True, limit=True), clear)
         parts = [Part("floor", floor, None), *_parts(variants, floor, clear, unclear)]
         take_turns([floor, peer, *variants.cases], effort.rounds, effort.slices)

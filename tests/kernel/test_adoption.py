@@ -13,6 +13,7 @@ from kernel.plane_world import LOCAL, NEIGHBOUR, PlaneWorld, new_plane_world, ud
 from kernel.xdp_world import World
 from x0d.errors import ForeignGeneration, HookChanged, KernelRefused
 from x0d.kernel import bpf, layout, pins
+from x0d.kernel.clock import tick_ns
 from x0d.kernel.dataplane import XdpDataPlane
 from x0d.kernel.xdp_query import XdpHook, read_xdp_hook
 from x0d.mesh.model import ProbeRecord
@@ -59,7 +60,7 @@ def test_restart_adopts(world: PlaneWorld) -> None:
         assert before.program_id != after.program_id
         value = bpf.lookup(second.map_fds["x0d_config"], bytes(4), layout.CONFIG.size)
         assert value is not None
-        assert layout.decode_config(value) == layout.DataPlaneConfig(2, 9474, 1000, 100)
+        assert layout.decode_config(value) == layout.DataPlaneConfig(2, 9474, 1000, 100, tick_ns=tick_ns())
     finally:
         second.close()
 

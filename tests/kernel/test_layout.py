@@ -233,5 +233,5 @@ def test_values_return(small: int, other: int, one: int, two: int, three: int, f
     assert limit == layout_policy.decode_limit(layout_policy.encode_limit(limit))
     source = layout_policy.Source(one, small, other, two, three, four)
     assert source == layout_policy.decode_source(layout_policy.encode_source(source))
-    config = layout.DataPlaneConfig(one, small, other, small, other, talkers=bool(small & 1))
+    config = layout.DataPlaneConfig(one, small, other, small, other, talkers=bool(small & 1), tick_ns=other)
     assert config == layout.decode_config(layout.encode_config(config))

@@ -11,13 +11,16 @@ import pytest
 
 from kernel.xdp_frames import SOURCE4, SOURCE6, TRANSPORT, UDP, ipv4, ipv6
 from kernel.xdp_stages import CONFIG, SIZES, XdpStages, new_stages
-from x0d.kernel.layout_policy import Limit, Network, Source
+from x0d.kernel.clock import tick_ns
+from x0d.kernel.layout import DataPlaneConfig
+from x0d.kernel.layout_policy import LIMIT_TICKS_MIN, Limit, Network, Source
 from x0d.mesh.model import Address
 
 pytestmark = pytest.mark.kernel
 
 DROP, PASS = 1, 2
-SECOND_NS, HOUR_NS = 1_000_000_000, 3_600_000_000_000
+TICK_NS = tick_ns()
+SECOND_NS, HOUR_NS, DAY_NS = 1_000_000_000, 3_600_000_000_000, 86_400_000_000_000
 UDP4, UDP6 = ipv4(UDP, TRANSPORT[UDP]), ipv6(UDP, TRANSPORT[UDP])
 ALL4, ALL6 = ip_network("0.0.0.0/0"), ip_network("::/0")
 FRAMES: dict[str, tuple[bytes, Address, Network]] = {
@@ -47,6 +50,9 @@ def limit(rate_pps: float, burst: int, expires_at_ns: int = 0, fallback: int = 0
 
 HOURLY = 1 / 3600
 """A rate at which no token comes back during a test."""
+TICKING = replace(CONFIG, tick_ns=TICK_NS)
+SHORT, LONG = Limit(TICK_NS, 2 * TICK_NS), Limit(TICK_NS, 40 * TICK_NS)
+"""One kept by the exact clock, one by jiffies, in a configuration that tells the tick."""
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["frags", "plain"])
@@ -179,6 +185,92 @@ def test_schedule_of_a_former_limit_does_not_lock_out(stages: XdpStages) -> None
     assert known(stages, SOURCE4).due_at_ns <= time.monotonic_ns() + fast.tolerance_ns
 
 
+@pytest.mark.parametrize(("ticks", "apart"), [(LIMIT_TICKS_MIN - 1, False), (LIMIT_TICKS_MIN, True)])
+def test_clock_of_a_schedule(stages: XdpStages, ticks: int, apart: bool) -> None:
+    """By jiffies, which began weeks ahead of CLOCK_MONOTONIC, where the tolerance is long beside a tick."""
+    stages.configure(TICKING)
+    stages.limit({ALL4: (0, Limit(TICK_NS, TICK_NS * ticks))})
+    stages.run(UDP4)
+    assert apart == (known(stages, SOURCE4).due_at_ns > time.monotonic_ns() + DAY_NS)
+
+
+def test_no_clock_but_the_exact_one_without_a_known_tick(stages: XdpStages) -> None:
+    """Where the daemon could not tell the length of a jiffy, every schedule is kept by CLOCK_MONOTONIC."""
+    stages.limit({ALL4: (0, LONG)})
+    stages.run(UDP4)
+    assert known(stages, SOURCE4).due_at_ns <= time.monotonic_ns() + LONG.tolerance_ns
+
+
+def test_jiffies_keep_clock(stages: XdpStages) -> None:
+    """The cheap clock runs as CLOCK_MONOTONIC does, but for a few ticks."""
+    stages.configure(TICKING)
+    stages.limit({ALL4: (0, LONG)})
+    readings = []
+    for _ in range(2):
+        wait_until(time.monotonic_ns() + 60 * TICK_NS)
+        stages.put_source(SOURCE4, replace(known_or_new(stages), due_at_ns=0))
+        before_ns = time.monotonic_ns()
+        stages.run(UDP4)
+        readings.append((before_ns, time.monotonic_ns(), known(stages, SOURCE4).due_at_ns))
+    (first_before, first_after, first), (second_before, second_after, second) = readings
+    # The CPU whose timer moves jiffies may be away from a virtual machine: after five ticks another takes over.
+    late = 10 * TICK_NS
+    assert second_before - first_after - late <= second - first <= second_after - first_before + late
+
+
+@pytest.mark.parametrize("chosen", ["short", "long"])
+def test_limit_of_another_clock_does_not_lock_out(stages: XdpStages, chosen: str) -> None:
+    """A source whose limit changes to one kept by the other clock goes on within that one's tolerance."""
+    former, new = (LONG, SHORT) if chosen == "short" else (SHORT, LONG)
+    stages.configure(TICKING)
+    stages.limit({ALL4: (0, former)})
+    stages.run(UDP4)
+    stages.limit({ALL4: (1, new)})
+    assert admitted_within(stages, 2 * new.interval_ns)
+    assert [1] == [known(stages, SOURCE4).limit - 1]
+
+
+def test_schedule_left_behind_by_another_clock_is_put_right(stages: XdpStages) -> None:
+    """A packet under way while the limits changed may leave jiffies in a schedule by CLOCK_MONOTONIC: no lock-out."""
+    stages.configure(TICKING)
+    stages.limit({ALL4: (0, SHORT)})
+    stages.run(UDP4)
+    stages.put_source(SOURCE4, replace(known(stages, SOURCE4), due_at_ns=time.monotonic_ns() + 200 * DAY_NS))
+    assert DROP == stages.run(UDP4).verdict
+    assert known(stages, SOURCE4).due_at_ns <= time.monotonic_ns() + SHORT.tolerance_ns
+    assert admitted_within(stages, 2 * SHORT.interval_ns)
+
+
+def test_limit_by_jiffies_expires_by_the_exact_clock(stages: XdpStages) -> None:
+    """Expiry is an instant of CLOCK_MONOTONIC, whatever clock the schedule is kept by."""
+    stages.configure(TICKING)
+    hourly = limit(HOURLY, 1)
+    stages.limit({ALL4: (0, replace(hourly, expires_at_ns=time.monotonic_ns() + HOUR_NS))})
+    assert [PASS, DROP, DROP] == verdicts(stages, UDP4, 3)
+    stages.limit({ALL4: (0, replace(hourly, expires_at_ns=time.monotonic_ns() - 1))})
+    assert [PASS] * 3 == verdicts(stages, UDP4, 3)
+
+
+def known_or_new(stages: XdpStages) -> Source:
+    """What is tracked of the source, made by a packet where there is nothing yet."""
+    if stages.source(SOURCE4) is None:
+        stages.run(UDP4)
+    return known(stages, SOURCE4)
+
+
+def wait_until(instant_ns: int) -> None:
+    """Return after that instant of CLOCK_MONOTONIC."""
+    time.sleep(max(0, instant_ns - time.monotonic_ns()) / SECOND_NS)  # tidy: the kernel's clock is under test
+
+
+def admitted_within(stages: XdpStages, wait_ns: int) -> bool:
+    """Whether a packet passes at once or after that time."""
+    if stages.run(UDP4).verdict == PASS:
+        return True
+    wait_until(time.monotonic_ns() + wait_ns)
+    return stages.run(UDP4).verdict == PASS
+
+
 def test_talkers(stages: XdpStages) -> None:
     """Without any limit every source is counted."""
     verdicts(stages, UDP4, 3)
@@ -223,17 +315,24 @@ def test_sources_are_bounded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("rate_pps", "burst"),
-    [(1000, 90), (20_000, 1800), (300_000, 27_000), (20_000, 4000)],
-    ids=["slow", "medium", "fast", "coarse clock"],
+    ("config", "rate_pps", "burst"),
+    [
+        (CONFIG, 1000, 90),
+        (CONFIG, 20_000, 1800),
+        (CONFIG, 300_000, 27_000),
+        (TICKING, 20_000, 4000),
+        (TICKING, 300_000, 30_000),
+    ],
+    ids=["slow", "medium", "fast", "jiffies", "jiffies, fast"],
 )
-def test_rate_holds_over_all_cpus(rate_pps: int, burst: int) -> None:
+def test_rate_holds_over_all_cpus(config: DataPlaneConfig, rate_pps: int, burst: int) -> None:
     """A flood from two CPUs gets through at the rate, within a tenth, and with the burst once.
 
     The burst spans 90 ms or more: on a busy machine the flood itself pauses, and what a bucket cannot
     hold meanwhile is rightly lost.
     """
     with new_stages() as stages:
+        stages.configure(config)
         stages.limit({ALL4: (0, limit(rate_pps, burst))})
         flooded = flood(stages, UDP4)
         admitted, refused = check_flood(stages, flooded.sent)

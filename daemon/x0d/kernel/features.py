@@ -104,7 +104,7 @@ _INSTRUCTION: Final = struct.Struct("=BBhi")
 _MOVE, _CALL, _STORE, _LOAD_64, _ATOMIC_64 = 0xB7, 0x85, 0x7A, 0x18, 0xDB
 _PSEUDO_MAP_FD: Final = 1
 _COMPARE_EXCHANGE: Final = 0xF1
-_HELPER_TAIL_CALL, _HELPER_COARSE_CLOCK = 12, 160
+_HELPER_TAIL_CALL = 12
 _PROG_ARRAY: Final = 3
 _TRIED_MAP: Final = "x0d_doctor"
 
@@ -131,11 +131,6 @@ def _load_compare_exchange() -> int:
     return bpf.load_instructions(bpf.XDP_PROGRAM, exchange + bpf.RETURN_PASS)
 
 
-def _load_coarse_clock() -> int:
-    ask = _INSTRUCTION.pack(_CALL, 0, 0, _HELPER_COARSE_CLOCK)
-    return bpf.load_instructions(bpf.XDP_PROGRAM, ask + bpf.RETURN_PASS)
-
-
 def _make_array_of_maps() -> int:
     inner = bpf.create_map(_TRIED_MAP, bpf.MapKind(bpf.HASH, 4, 4, 1, bpf.NO_PREALLOC))
     with bpf.closing(inner):
@@ -156,7 +151,6 @@ def _read_in_batches() -> int:
 DETAILS: Final[dict[str, Callable[[], int]]] = {
     "tail_call": _load_tail_call,
     "compare_exchange": _load_compare_exchange,
-    "coarse_clock": _load_coarse_clock,
     "ring_buffer": lambda: bpf.create_map(_TRIED_MAP, bpf.MapKind(bpf.RINGBUF, 0, 0, mmap.PAGESIZE)),
     "lpm_trie": lambda: bpf.create_map(_TRIED_MAP, bpf.MapKind(bpf.LPM_TRIE, 8, 4, 1, bpf.NO_PREALLOC)),
     "array_of_maps": _make_array_of_maps,

@@ -60,7 +60,7 @@ STAGES = ("deny", "limit", "probe")
 STAGE_SLOTS = 8
 
 PROBE = struct.Struct("!IBBH5Q")
-CONFIG = struct.Struct("=IIQIIII")
+CONFIG = struct.Struct("=IIQIIIIII")
 LINK_KEY = struct.Struct("=II16s")
 LINK = struct.Struct("=II16s12Q")
 BUCKET = struct.Struct("=IIQ")
@@ -75,7 +75,7 @@ INTERFACE = struct.Struct(f"={2 * CELLS}Q{len(PROBE_EVENTS)}Q2QII")
 NO_COUNTS = bytes(INTERFACE.size - 4) + struct.pack("=I", 1)
 """What the daemon writes, once for each CPU, to have an interface counted."""
 
-assert (PROBE.size, CONFIG.size, LINK_KEY.size, LINK.size, BUCKET.size) == (48, 32, 24, 120, 16)
+assert (PROBE.size, CONFIG.size, LINK_KEY.size, LINK.size, BUCKET.size) == (48, 40, 24, 120, 16)
 assert (COUNTER.size, INTERFACE.size) == (16, 16 * 9 * 6 + 8 * 9 + 24)
 
 LAYOUT_1_CLASSES = CLASSES
@@ -172,6 +172,8 @@ class DataPlaneConfig:
     talkers: bool = True
     """Count every source, not only those that a limit holds for."""
     layout_version: int = LAYOUT_VERSION
+    tick_ns: int = 0
+    """Length of a jiffy, by which limits are kept cheaply; 0: they are kept by the exact clock."""
 
 
 def encode_request(session: int, sequence: int, sent_at_ns: int) -> bytes:
@@ -258,13 +260,15 @@ def encode_config(config: DataPlaneConfig) -> bytes:
         config.probe_burst,
         config.event_every,
         config.talkers,
+        config.tick_ns,
+        0,
     )
 
 
 def decode_config(value: bytes) -> DataPlaneConfig:
     """Invert ``encode_config``."""
-    version, probe_port, session, probe_rate_pps, probe_burst, event_every, talkers = CONFIG.unpack(value)
-    return DataPlaneConfig(session, probe_port, probe_rate_pps, probe_burst, event_every, bool(talkers), version)
+    version, port, session, rate_pps, burst, event_every, talkers, tick_ns, _reserved = CONFIG.unpack(value)
+    return DataPlaneConfig(session, port, rate_pps, burst, event_every, bool(talkers), version, tick_ns)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,12 @@ DENY_BITS = dict(zip(DENY_KEYS, (DENY_4, DENY_4_NETS, DENY_6, DENY_6_NETS), stri
 FILTER_BITS = 1 << 16
 """One for each start of 16 bits that an IPv4 address can have."""
 LIMITS_MAX = 1024
+LIMIT_TICKS_MIN = 20
+"""A limit whose tolerance is so many jiffies or more is kept by jiffies."""
 LIMIT_FALLBACKS_MAX = 4
 COVERED_FOR_EVER = (1 << 64) - 1
 """``Deny.covered_until_ns`` where a broader entry never expires."""
-SCRATCH_BYTES = 72
+SCRATCH_BYTES = 80
 """Value of map ``x0d_scratch``, which only XDP reads."""
 IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
@@ -87,6 +89,7 @@ class Source:
     """Value of map ``x0d_sources``."""
 
     due_at_ns: int
+    """On the clock that its limit is kept by."""
     limit_generation: int
     """In which ``limit`` was looked up."""
     limit: int

@@ -17,6 +17,7 @@ from x0d import telemetry
 from x0d.errors import InvalidInput, KernelRefused, NotSupported
 from x0d.kernel import bpf, layout, objects, pins
 from x0d.kernel.attachment import XdpAttacher
+from x0d.kernel.clock import tick_ns
 from x0d.kernel.counters import InterfaceCounters, RetiredCounters
 from x0d.kernel.libbpf import Libbpf, read_object
 from x0d.kernel.maps import STAGES, PinnedMaps
@@ -232,6 +233,7 @@ class LoadedPlane:
             settings.probe_rate_pps,
             settings.probe_burst,
             talkers=settings.talkers,
+            tick_ns=tick_ns(),
         )
 
     # ---- attachments ----
