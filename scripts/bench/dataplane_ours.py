@@ -13,7 +13,7 @@ from x0d.kernel import bpf
 from x0d.kernel.dataplane import PlaneSettings, XdpDataPlane
 from x0d.kernel.pins import netns_inode
 from x0d.kernel.policy import KernelPolicy
-from x0d.policy.model import BURST_MAX, RATE_PPS_MAX, PackedPrefix
+from x0d.policy.model import BURST_MAX, RATE_PPS_MAX, PackedPrefix, PrefixKey
 from x0d.ports.policy import LimitRate
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class Ours:
         assert fd is not None
         return fd
 
-    def deny(self, *lists: Mapping[PackedPrefix, int]) -> None:
+    def deny(self, *lists: Mapping[PrefixKey, int]) -> None:
         """Replace the deny-list."""
         self.wait(lambda: self.policy.replace_deny({key: value for each in lists for key, value in each.items()}))
 

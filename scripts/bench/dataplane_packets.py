@@ -20,7 +20,7 @@ from bench.dataplane_peer import XdpFilter
 from bench.dataplane_table import Row, Target
 from bench.dataplane_timing import Case, Shuffler, one_source, take_turns
 from bench.dataplane_world import add_veth
-from x0d.policy.model import PackedPrefix
+from x0d.policy.model import PackedPrefix, PrefixKey
 from x0d.ports.policy import LimitRate
 
 SOURCES = 4_096
@@ -48,7 +48,8 @@ class Bench:
         self.churn = stack.enter_context(Ours("churn", sources_max=SMALL_TABLE))
         for plane in (self.bare, self.full, self.churn):
             plane.limit(NEVER_BITES)
-        self.full.deny(*(dict.fromkeys(each.exact | each.nets, 0) for each in self.lists.values()))
+        lists: list[dict[PrefixKey, int]] = [dict.fromkeys(each.exact | each.nets, 0) for each in self.lists.values()]
+        self.full.deny(*lists)
         self.full.limit({**NEVER_BITES, LIMITED: LimitRate(1, 1)})
         self.peer_index = add_veth("peer0", "peer1")
         self.peer_bare = XdpFilter("peer0")

@@ -14,7 +14,7 @@ from bench.dataplane_lists import DenyLists
 from bench.dataplane_ours import Ours
 from bench.dataplane_table import Row, Target
 from bench.dataplane_world import add_veth
-from x0d.policy.model import PackedPrefix
+from x0d.policy.model import PrefixKey
 
 ENTRIES = 100_000
 TARGET_MS = 1000.0
@@ -43,7 +43,7 @@ def measure(directory: Path, chance: random.Random, effort: Effort) -> list[Row]
     files = []
     for number, entries in enumerate(lists):
         files.append(directory / f"deny{number}.txt")
-        files[-1].write_text("".join(f"{ip_address(prefix.address)}/{prefix.length}\n" for prefix in entries))
+        files[-1].write_text("".join(f"{ip_address(address)}/{length}\n" for address, length in entries))
     took = []
     with running_daemon(directory, ["load0"]) as daemon:
         for number in range(rounds):
@@ -55,6 +55,6 @@ def measure(directory: Path, chance: random.Random, effort: Effort) -> list[Row]
     return [*rows, Row(what, took, target=Target(TARGET_MS), unit="ms")]
 
 
-def _entries(chance: random.Random) -> dict[PackedPrefix, int]:
+def _entries(chance: random.Random) -> dict[PrefixKey, int]:
     lists = DenyLists.draw(chance, 4, ENTRIES // 2, ENTRIES // 2)
     return dict.fromkeys(lists.exact | lists.nets, 0)

@@ -151,7 +151,7 @@ def test_too_many_entries_are_refused(play: Play) -> None:
     """One above the limit, as a list or added, changes nothing."""
 
     async def scenario(plane: PolicyPlane, _traffic: Traffic) -> None:
-        full = {PackedPrefix(struct.pack("!I", number), 32): 0 for number in range(ENTRIES_MAX)}
+        full = {(struct.pack("!I", number), 32): 0 for number in range(ENTRIES_MAX)}
         await plane.replace_deny(full)
         with pytest.raises(TooMany, match="deny_entries_max"):
             await plane.put_deny({FIRST: 0})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from x0d.errors import KernelRefused, TooMany
-from x0d.policy.model import LIMITS_MAX, PackedPrefix
+from x0d.policy.model import LIMITS_MAX, PackedPrefix, PrefixKey
 from x0d.ports.policy import LimitRate, PacketEvent, Source
 
 
@@ -18,37 +18,37 @@ class FakePolicyPlane:
     """``ports.PolicyPlane``; what is in force and what was counted are its fields."""
 
     deny_entries_max: int = 131_072
-    entries: dict[PackedPrefix, int] = field(default_factory=dict)
+    entries: dict[PrefixKey, int] = field(default_factory=dict)
     rates: dict[PackedPrefix, LimitRate] = field(default_factory=dict)
-    denied: dict[PackedPrefix, int] = field(default_factory=dict)
+    denied: dict[PrefixKey, int] = field(default_factory=dict)
     """Hits by entry; those of entries that are not there are not shown."""
-    limited: dict[PackedPrefix, int] = field(default_factory=dict)
+    limited: dict[PrefixKey, int] = field(default_factory=dict)
     tracked: list[Source] = field(default_factory=list)
     refusal: KernelRefused | None = None
     """Raised by every change."""
     replacements: int = 0
     """Whole deny-lists that were put in force."""
 
-    async def replace_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
+    async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         self._require_deny_room(len(entries))
         self.entries = dict(entries)
         self.replacements += 1
         self._forget_hits()
 
-    async def put_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
+    async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         self._require_deny_room(len(self.entries.keys() | entries.keys()))
         self.entries.update(entries)
 
-    async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         self._require_kernel()
         for prefix in prefixes:
             self.entries.pop(prefix, None)
         self._forget_hits()
 
-    async def deny(self) -> Mapping[PackedPrefix, int]:
+    async def deny(self) -> Mapping[PrefixKey, int]:
         return dict(self.entries)
 
-    async def deny_hits(self) -> Mapping[PackedPrefix, int]:
+    async def deny_hits(self) -> Mapping[PrefixKey, int]:
         return {prefix: self.denied.get(prefix, 0) for prefix in self.entries}
 
     async def replace_limits(self, limits: Mapping[PackedPrefix, LimitRate]) -> None:

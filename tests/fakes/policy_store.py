@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 
 from x0d.errors import StorageFailed
-from x0d.policy.model import DenyEntry, Limit, PackedPrefix
+from x0d.policy.model import DenyEntry, Limit, PrefixKey
 
 
 class FakePolicyStore:
@@ -18,8 +18,8 @@ class FakePolicyStore:
     """
 
     def __init__(self) -> None:
-        self.deny: dict[PackedPrefix, DenyEntry] = {}
-        self.limits: dict[PackedPrefix, Limit] = {}
+        self.deny: dict[PrefixKey, DenyEntry] = {}
+        self.limits: dict[PrefixKey, Limit] = {}
         self.writes = 0
         self.broken = ""
         self.broken_after: int | None = None
@@ -39,13 +39,13 @@ class FakePolicyStore:
     async def save_deny(self, entries: Collection[DenyEntry]) -> None:
         await self._write(lambda: self.deny.update((entry.prefix, entry) for entry in entries))
 
-    async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         await self._write(lambda: [self.deny.pop(prefix, None) for prefix in prefixes])
 
     async def save_limit(self, limit: Limit) -> None:
         await self._write(lambda: self.limits.update({limit.prefix: limit}))
 
-    async def delete_limits(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_limits(self, prefixes: Collection[PrefixKey]) -> None:
         await self._write(lambda: [self.limits.pop(prefix, None) for prefix in prefixes])
 
     async def _write(self, change: Callable[[], object]) -> None:

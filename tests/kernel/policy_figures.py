@@ -14,10 +14,10 @@ from kernel.policy_maps import policy_maps
 from x0d.kernel import bpf
 from x0d.kernel.layout_policy import SOURCE
 from x0d.kernel.policy import KernelPolicy
-from x0d.policy.model import PackedPrefix, mask
+from x0d.policy.model import PackedPrefix, PrefixKey, mask
 
 REPETITIONS = 5
-Entries = dict[PackedPrefix, int]
+Entries = dict[PrefixKey, int]
 
 
 def random_list(seed: int, count: int) -> Entries:

@@ -23,7 +23,7 @@ from x0d.kernel import bpf
 from x0d.kernel.dataplane import XdpDataPlane
 from x0d.kernel.policy import KernelPolicy
 from x0d.mesh.model import Address
-from x0d.policy.model import PackedPrefix, parse_prefix
+from x0d.policy.model import PackedPrefix, PrefixKey, parse_prefix
 from x0d.ports.policy import LimitRate, Source
 
 pytestmark = pytest.mark.kernel
@@ -97,7 +97,7 @@ def test_no_packet_sees_half_a_list(seed: int) -> None:
     """Two lists deny X in four ways, by other kinds of entries each; X never passes while they take turns."""
     rng = random.Random(seed)
 
-    def filler(first: int) -> dict[PackedPrefix, int]:
+    def filler(first: int) -> dict[PrefixKey, int]:
         return {PackedPrefix(bytes([first]) + rng.randbytes(3), 32): 0 for _ in range(3000)}
 
     one = {**filler(20), parse_prefix("192.0.2.77"): 0, parse_prefix("2001:db8::/32"): 0}
@@ -185,7 +185,7 @@ def test_the_lists_outlive_the_daemon(tmp_path: Path) -> None:
     host, net = parse_prefix("192.0.2.77"), parse_prefix("2001:db8::/32")
     with new_world(tmp_path) as world:
 
-        async def life(expected: dict[PackedPrefix, int], put: dict[PackedPrefix, int], *, is_last: bool) -> None:
+        async def life(expected: dict[PrefixKey, int], put: dict[PrefixKey, int], *, is_last: bool) -> None:
             plane = XdpDataPlane(world.bpffs_dir, SETTINGS)
             await plane.open()
             policy = KernelPolicy(lambda: plane.map_fds, lambda: plane.maps_dir, SETTINGS.deny_entries_max)
@@ -193,7 +193,7 @@ def test_the_lists_outlive_the_daemon(tmp_path: Path) -> None:
             assert expected == await policy.deny()
             assert expected.keys() == (await policy.limits()).keys()
             await policy.put_deny(put)
-            await policy.replace_limits(dict.fromkeys({**expected, **put}, LimitRate(1000, 10)))
+            await policy.replace_limits({PackedPrefix(*prefix): LimitRate(1000, 10) for prefix in {**expected, **put}})
             if is_last:
                 await plane.detach_all()
                 with pytest.raises(NotSupported, match="no data plane"):

@@ -1,5 +1,6 @@
 """Deny-list files: any text is read or refused with its line, however it is cut into pieces."""
 
+import gc
 from itertools import pairwise
 
 import pytest
@@ -9,13 +10,13 @@ from hypothesis import strategies as st
 from x0d.errors import InvalidInput
 from x0d.policy.denyfile import FAULTS_MAX, DenyFileReader
 from x0d.policy.durations import DURATION_S_MAX, parse_duration
-from x0d.policy.model import PackedPrefix, Terms, parse_prefix
+from x0d.policy.model import PackedPrefix, PrefixKey, Terms, parse_prefix
 
 NOW = 1_700_000_000_000
 HOUR_MS = 3_600_000
 
 
-def read(*pieces: str) -> tuple[dict[PackedPrefix, Terms], DenyFileReader]:
+def read(*pieces: str) -> tuple[dict[PrefixKey, Terms], DenyFileReader]:
     """Read a file in pieces."""
     reader = DenyFileReader(NOW)
     for piece in pieces:
@@ -36,12 +37,12 @@ def test_file_with_everything_in_it() -> None:
         "2001:db8::/32": Terms(0, "glued"),
         "203.0.113.7": Terms(0, "last, no newline"),
     }
-    assert expected == {str(prefix): terms for prefix, terms in entries.items()}
-    assert list(expected) == [str(prefix) for prefix in entries]
+    assert expected == {str(PackedPrefix(*prefix)): terms for prefix, terms in entries.items()}
+    assert list(expected) == [str(PackedPrefix(*prefix)) for prefix in entries]
     assert (8, 1, 4) == (reader.lines, reader.duplicates, reader.entries)
 
 
-def outcome(*pieces: str) -> dict[PackedPrefix, Terms] | str:
+def outcome(*pieces: str) -> dict[PrefixKey, Terms] | str:
     """What comes of a file: its entries, or what it is refused with."""
     try:
         return read(*pieces)[0]
@@ -110,7 +111,34 @@ def test_any_text_is_read_or_refused(lines: list[str], cuts: list[int]) -> None:
     whole, cut = outcome(text), outcome(*pieces)
     assert whole == cut
     if not isinstance(whole, str):
-        assert list(whole) == [parse_prefix(str(prefix)) for prefix in whole]
+        assert list(whole) == [parse_prefix(str(PackedPrefix(*prefix))) for prefix in whole]
+
+
+PLAIN = st.builds(
+    "{}.{}.{}.{}{}".format,
+    *[st.sampled_from(["0", "1", "10", "255", "256", "01", "\u0661"])] * 4,
+    st.sampled_from(["", "/0", "/9", "/32", "/33", "/", " ", "\r"]),
+)
+
+
+@given(st.lists(PLAIN, max_size=4))
+def test_lines_read_together_say_what_each_says_alone(lines: list[str]) -> None:
+    """Slices of bare IPv4 lines, which are read at one go, give what line by line gives, or the same faults."""
+    expected: dict[PrefixKey, Terms] = {}
+    faults = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            expected[parse_prefix(line.strip())] = Terms()
+        except InvalidInput as fault:
+            faults.append(f"line {number}: {fault}")
+    assert ("; ".join(faults) or expected) == outcome("\n".join(lines))
+
+
+def test_lists_are_nothing_to_the_collector() -> None:
+    """After one look, Python's collector leaves a list's keys alone: however long it is, it makes no pause."""
+    entries, _ = read("192.0.2.1\n198.51.100.0/24\n", "2001:db8::/32 for=1h\n203.0.113.9 # commented\n")
+    gc.collect()
+    assert [False] * 4 == [gc.is_tracked(prefix) for prefix in entries]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from fakes.policy import FakePolicyPlane
 from fakes.policy_store import FakePolicyStore
 from x0d.errors import KernelRefused
 from x0d.policy.guard import Protected
-from x0d.policy.model import DenyEntry, Limit, PackedPrefix, parse_prefix
+from x0d.policy.model import DenyEntry, Limit, PackedPrefix, PrefixKey, parse_prefix
 from x0d.ports import LimitRate, PolicyStore
 from x0d.service.alerts import Alerts
 from x0d.service.policy import PolicyService
@@ -43,17 +43,17 @@ class WatchedPlane(FakePolicyPlane):
         assert prefix in self.entries
         self.denied[prefix] = self.denied.get(prefix, 0) + packets
 
-    async def replace_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
+    async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """Put a whole list in force."""
         await super().replace_deny(entries)
         self.calls.append("replace_deny")
 
-    async def put_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
+    async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """Add entries."""
         await super().put_deny(entries)
         self.calls.append("put_deny")
 
-    async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         """Remove entries."""
         await super().delete_deny(prefixes)
         self.calls.append("delete_deny")
@@ -147,6 +147,6 @@ class World:
         assert len(expected) == self.service.deny_count
 
 
-def texts(prefixes: Iterable[PackedPrefix]) -> list[str]:
+def texts(prefixes: Iterable[PrefixKey]) -> list[str]:
     """Prefixes as sorted text."""
-    return sorted(str(prefix) for prefix in prefixes)
+    return sorted(str(PackedPrefix(*prefix)) for prefix in prefixes)

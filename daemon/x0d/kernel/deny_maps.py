@@ -29,7 +29,7 @@ from x0d.kernel.deny_model import (
     in_order,
 )
 from x0d.kernel.layout_policy import DENY
-from x0d.policy.model import PackedPrefix
+from x0d.policy.model import PrefixKey
 
 Given = TypeVar("Given")
 _INDEX = struct.Struct("=I")
@@ -48,7 +48,7 @@ class InnerMap:
 class Content:
     """What was read back of one list, each column in the same order."""
 
-    prefixes: list[PackedPrefix]
+    prefixes: list[PrefixKey]
     slots: list[int]
     expiries: list[int]
     covered: list[int]
@@ -72,9 +72,9 @@ class DenyMaps:
     def make(
         self,
         index: int,
-        parts: Sequence[Sequence[PackedPrefix]],
-        slots: Mapping[PackedPrefix, int],
-        entries: Mapping[PackedPrefix, int],
+        parts: Sequence[Sequence[PrefixKey]],
+        slots: Mapping[PrefixKey, int],
+        entries: Mapping[PrefixKey, int],
     ) -> Generation:
         """Make, fill and pin the maps of an index and put them into the outer maps; nobody looks there yet.
 
@@ -173,9 +173,9 @@ def read(inner: InnerMap) -> Content:
 
 def _fill(
     inner: InnerMap,
-    part: Sequence[PackedPrefix],
-    slots: Mapping[PackedPrefix, int],
-    expiries: Mapping[PackedPrefix, int],
+    part: Sequence[PrefixKey],
+    slots: Mapping[PrefixKey, int],
+    expiries: Mapping[PrefixKey, int],
 ) -> None:
     """``expiries`` is empty where none expires, which spares most lists a third of the work."""
     if not part:

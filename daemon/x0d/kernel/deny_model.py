@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, DENY_BITS, DENY_KEYS, FILTER_BITS
-from x0d.policy.model import PackedPrefix, mask
+from x0d.policy.model import PrefixKey, mask
 
 assert sys.byteorder == "little", "values are made as arrays of u64, whose low half is the slot"
 
@@ -56,9 +56,9 @@ DENY_LISTS = tuple(
 """In the order of their bits."""
 
 
-def split(prefixes: Iterable[PackedPrefix]) -> tuple[list[PackedPrefix], ...]:
+def split(prefixes: Iterable[PrefixKey]) -> tuple[list[PrefixKey], ...]:
     """Sort prefixes into the four lists."""
-    parts: tuple[list[PackedPrefix], ...] = ([], [], [], [])
+    parts: tuple[list[PrefixKey], ...] = ([], [], [], [])
     exact4, nets4, exact6, nets6 = (part.append for part in parts)
     for prefix in prefixes:
         address, length = prefix
@@ -69,30 +69,35 @@ def split(prefixes: Iterable[PackedPrefix]) -> tuple[list[PackedPrefix], ...]:
     return parts
 
 
+def is_exact(prefix: PrefixKey) -> bool:
+    """Whether it is one address."""
+    return prefix[1] == len(prefix[0]) * 8
+
+
 def capacity(count: int) -> int:
     """Size of a map for so many entries: a power of two with room for a quarter more."""
     return max(CAPACITY_MIN, 1 << (count + count // 4).bit_length())
 
 
-def in_order(nets: Iterable[PackedPrefix]) -> list[PackedPrefix]:
+def in_order(nets: Iterable[PrefixKey]) -> list[PrefixKey]:
     """By address, the broader first.  Neighbours in a trie come together, which halves the time to fill it."""
     return sorted(sorted(nets, key=itemgetter(1)), key=itemgetter(0))
 
 
-def encode_keys(kind: DenyListKind, prefixes: Iterable[PackedPrefix]) -> bytes:
+def encode_keys(kind: DenyListKind, prefixes: Iterable[PrefixKey]) -> bytes:
     """Keys of a list, one after the other."""
     if kind.is_exact:
         return b"".join([prefix[0] for prefix in prefixes])
     return b"".join([_LENGTH_BYTES[length] + address for address, length in prefixes])
 
 
-def decode_keys(kind: DenyListKind, keys: bytes) -> list[PackedPrefix]:
+def decode_keys(kind: DenyListKind, keys: bytes) -> list[PrefixKey]:
     """Invert ``encode_keys``."""
     size, bits = kind.key_size, kind.address_bytes * 8
     starts = range(0, len(keys), size)
     if kind.is_exact:
-        return [PackedPrefix(keys[at : at + size], bits) for at in starts]
-    return [PackedPrefix(keys[at + 4 : at + size], keys[at]) for at in starts]
+        return [(keys[at : at + size], bits) for at in starts]
+    return [(keys[at + 4 : at + size], keys[at]) for at in starts]
 
 
 def encode_values(slots: Iterable[int], expiries: Iterable[int], covered: Iterable[int]) -> "array[int]":
@@ -113,7 +118,7 @@ def decode_values(values: memoryview) -> tuple[list[int], list[int], list[int]]:
 # ---- what a broader entry covers ----
 
 
-def covered_until(nets: Sequence[PackedPrefix], entries: Mapping[PackedPrefix, int]) -> list[int]:
+def covered_until(nets: Sequence[PrefixKey], entries: Mapping[PrefixKey, int]) -> list[int]:
     """For each of the prefixes of one trie, ``in_order``: until when a broader one denies its addresses.
 
     0 for those that never expire: XDP does not look.
@@ -137,19 +142,19 @@ def covered_until(nets: Sequence[PackedPrefix], entries: Mapping[PackedPrefix, i
     return covered
 
 
-def covered_until_one(prefix: PackedPrefix, entries: Mapping[PackedPrefix, int]) -> int:
+def covered_until_one(prefix: PrefixKey, entries: Mapping[PrefixKey, int]) -> int:
     """The same for one prefix, by asking for each broader one."""
     address, length = prefix
-    if prefix.is_exact or not entries[prefix]:
+    if is_exact(prefix) or not entries[prefix]:
         return 0
-    broader = (entries.get(PackedPrefix(mask(address, shorter), shorter)) for shorter in range(length))
+    broader = (entries.get((mask(address, shorter), shorter)) for shorter in range(length))
     return max((expires or COVERED_FOR_EVER for expires in broader if expires is not None), default=0)
 
 
-def nested(changed: Iterable[PackedPrefix], expiring: Collection[PackedPrefix]) -> list[PackedPrefix]:
+def nested(changed: Iterable[PrefixKey], expiring: Collection[PrefixKey]) -> list[PrefixKey]:
     """Which of the expiring prefixes lie within a changed one."""
-    outer = frozenset(prefix for prefix in changed if not prefix.is_exact)
-    found: list[PackedPrefix] = []
+    outer = frozenset(prefix for prefix in changed if not is_exact(prefix))
+    found: list[PrefixKey] = []
     for size, length in sorted({(len(address), length) for address, length in outer}):
         within = [prefix for prefix in expiring if prefix[1] > length and len(prefix[0]) == size]
         found += [prefix for prefix in within if (mask(prefix[0], length), length) in outer]
@@ -164,7 +169,7 @@ def empty_filter() -> bytearray:
     return bytearray(_CLEAR * FILTER_BITS)
 
 
-def add_to_filter(flags: bytearray, prefixes: Collection[PackedPrefix]) -> None:
+def add_to_filter(flags: bytearray, prefixes: Collection[PrefixKey]) -> None:
     """Set the starts that IPv4 prefixes cover."""
     for start in {address[:2] for address, length in prefixes if length >= 16}:
         flags[start[0] << 8 | start[1]] = _SET[0]

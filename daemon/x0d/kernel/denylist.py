@@ -24,7 +24,7 @@ from x0d.kernel.deny_maps import DenyMaps, Generation
 from x0d.kernel.deny_model import DENY_LISTS
 from x0d.kernel.deny_slots import DenySlots
 from x0d.kernel.policy_word import PolicyWord
-from x0d.policy.model import PackedPrefix
+from x0d.policy.model import PrefixKey
 
 IN_PLACE_MAX = 4096
 """More changes than this, and more than a quarter of the list: it is built anew."""
@@ -52,10 +52,10 @@ class DenyList:
         self._generation = Generation(0, ())
         self._retired: Generation | None = None
         self._retired_slots: Collection[int] = ()
-        self._entries: dict[PackedPrefix, int] = {}
-        self._slot_of: dict[PackedPrefix, int] = {}
+        self._entries: dict[PrefixKey, int] = {}
+        self._slot_of: dict[PrefixKey, int] = {}
         self._slots = DenySlots(self._slots_max)
-        self._expiring: set[PackedPrefix] = set()  # true prefixes that expire
+        self._expiring: set[PrefixKey] = set()  # true prefixes that expire
         self._filter = deny_model.empty_filter()
         self._filter_stale = 0
         self._counts = [0] * len(DENY_LISTS)
@@ -64,11 +64,11 @@ class DenyList:
     # ---- reading ----
 
     @property
-    def entries(self) -> Mapping[PackedPrefix, int]:
+    def entries(self) -> Mapping[PrefixKey, int]:
         """What is in force; changes with the next call."""
         return self._entries
 
-    def hits(self) -> dict[PackedPrefix, int]:
+    def hits(self) -> dict[PrefixKey, int]:
         """Packets dropped by each entry."""
         slots = self._slot_of.values()
         first, end = min(slots, default=0), max(slots, default=-1) + 1
@@ -82,7 +82,7 @@ class DenyList:
 
     # ---- the whole list ----
 
-    def replace(self, entries: Mapping[PackedPrefix, int]) -> None:
+    def replace(self, entries: Mapping[PrefixKey, int]) -> None:
         """Put a whole list in force; ``sweep`` is to be called some time later.
 
         Raises:
@@ -93,7 +93,7 @@ class DenyList:
         if entries != self._entries:
             self._rebuild(dict(entries))
 
-    def _rebuild(self, entries: dict[PackedPrefix, int]) -> None:
+    def _rebuild(self, entries: dict[PrefixKey, int]) -> None:
         self.sweep()
         slot_of, shared, gone = self._allot(entries)
         parts = deny_model.split(entries)
@@ -122,7 +122,7 @@ class DenyList:
             slots, self._retired_slots = self._retired_slots, ()
             self._free_slots(slots)
 
-    def _allot(self, entries: Mapping[PackedPrefix, int]) -> tuple[dict[PackedPrefix, int], list[int], list[int]]:
+    def _allot(self, entries: Mapping[PrefixKey, int]) -> tuple[dict[PrefixKey, int], list[int], list[int]]:
         """Slots of a new list, those of them that the old list still uses, and those that are free after it.
 
         Where the hits map has no room for both lists, new entries take the slots of those that leave,
@@ -141,7 +141,7 @@ class DenyList:
 
     # ---- single entries ----
 
-    def put(self, entries: Mapping[PackedPrefix, int]) -> None:
+    def put(self, entries: Mapping[PrefixKey, int]) -> None:
         """Add entries, or change their expiry.  Raises as ``replace``."""
         changed = {prefix: expires for prefix, expires in entries.items() if self._entries.get(prefix) != expires}
         fresh = [prefix for prefix in changed if prefix not in self._entries]
@@ -163,10 +163,11 @@ class DenyList:
             self._undo(fresh, before)
             raise
         self._expiring.difference_update(changed)
-        self._expiring.update(prefix for prefix, expires in changed.items() if expires and not prefix.is_exact)
+        nets = [prefix for prefix in changed if not deny_model.is_exact(prefix)]
+        self._expiring.update(prefix for prefix in nets if changed[prefix])
         self._write(deny_model.nested(changed, self._expiring))
 
-    def delete(self, prefixes: Collection[PackedPrefix]) -> None:
+    def delete(self, prefixes: Collection[PrefixKey]) -> None:
         """Remove entries; those that are not there are passed over."""
         doomed = {prefix for prefix in prefixes if prefix in self._entries}
         if not doomed:
@@ -181,7 +182,7 @@ class DenyList:
         self._write(deny_model.nested(doomed, self._expiring))
         self._narrow(len(parts[0]) + len(parts[1]))
 
-    def _undo(self, fresh: Collection[PackedPrefix], before: Mapping[PackedPrefix, int]) -> None:
+    def _undo(self, fresh: Collection[PrefixKey], before: Mapping[PrefixKey, int]) -> None:
         for inner, part in zip(self._generation.maps, deny_model.split(fresh), strict=True):
             bpf.delete_batch(inner.fd, deny_model.encode_keys(inner.kind, part), inner.kind.key_size)
         self._forget(fresh)
@@ -189,7 +190,7 @@ class DenyList:
         self._write(before)
         self._narrow(0)
 
-    def _forget(self, doomed: Collection[PackedPrefix]) -> None:
+    def _forget(self, doomed: Collection[PrefixKey]) -> None:
         for prefix in doomed:
             del self._entries[prefix]
         self._free_slots([self._slot_of.pop(prefix) for prefix in doomed if prefix in self._slot_of])
@@ -197,7 +198,7 @@ class DenyList:
         for place, part in enumerate(deny_model.split(doomed)):
             self._counts[place] -= len(part)
 
-    def _write(self, prefixes: Iterable[PackedPrefix]) -> None:
+    def _write(self, prefixes: Iterable[PrefixKey]) -> None:
         """Write values of entries as they are now to the generation in force."""
         for inner, part in zip(self._generation.maps, deny_model.split(prefixes), strict=True):
             if not part:
@@ -208,7 +209,7 @@ class DenyList:
             values = deny_model.encode_values(slots, map(self._entries.__getitem__, part), covered)
             bpf.update_batch(inner.fd, deny_model.encode_keys(inner.kind, part), values, len(part))
 
-    def _widen(self, parts: tuple[list[PackedPrefix], ...]) -> None:
+    def _widen(self, parts: tuple[list[PrefixKey], ...]) -> None:
         """Let XDP look for entries that are about to be there."""
         for place, part in enumerate(parts):
             self._counts[place] += len(part)
@@ -222,7 +223,7 @@ class DenyList:
         self._filter_stale += deleted4
         if self._filter_stale > max(FILTER_STALE_MIN, len(self._entries) // 4):
             self._filter = deny_model.empty_filter()
-            deny_model.add_to_filter(self._filter, [prefix for prefix in self._entries if len(prefix.address) == 4])
+            deny_model.add_to_filter(self._filter, [prefix for prefix in self._entries if len(prefix[0]) == 4])
             self._filter_stale = 0
             self._write_filter()
         self._word.set_deny_kinds(sum(kind.bit for kind, count in zip(DENY_LISTS, self._counts, strict=True) if count))
@@ -255,7 +256,7 @@ class DenyList:
         self.sweep()
 
     def _adopt_slots(self, contents: Iterable[deny_maps.Content]) -> None:
-        seen: dict[int, PackedPrefix] = {}
+        seen: dict[int, PrefixKey] = {}
         for content in contents:
             seen.update(zip(content.slots, content.prefixes, strict=True))
         self._slot_of = {prefix: slot for slot, prefix in seen.items() if slot < self._slots_max}
@@ -287,7 +288,7 @@ class DenyList:
 
     # ---- small parts ----
 
-    def _note_parts(self, parts: tuple[list[PackedPrefix], ...], flags: bytearray) -> None:
+    def _note_parts(self, parts: tuple[list[PrefixKey], ...], flags: bytearray) -> None:
         self._counts = [len(part) for part in parts]
         self._expiring = set()
         if any(self._entries.values()):
@@ -298,7 +299,7 @@ class DenyList:
         if count > self._entries_max:
             raise TooMany(f"{count} deny-list entries, more than [ebpf] deny_entries_max = {self._entries_max} allows")
 
-    def _has_room(self, fresh: tuple[list[PackedPrefix], ...]) -> bool:
+    def _has_room(self, fresh: tuple[list[PrefixKey], ...]) -> bool:
         sizes = (inner.entries_max for inner in self._generation.maps)
         return (
             all(count + len(part) <= size for count, part, size in zip(self._counts, fresh, sizes, strict=True))
@@ -308,7 +309,7 @@ class DenyList:
     def _is_bulk(self, changes: int) -> bool:
         return changes > max(IN_PLACE_MAX, len(self._entries) // 4)
 
-    def _kinds(self, parts: tuple[list[PackedPrefix], ...]) -> int:
+    def _kinds(self, parts: tuple[list[PrefixKey], ...]) -> int:
         return sum(kind.bit for kind, part in zip(DENY_LISTS, parts, strict=True) if part)
 
     def _free_slots(self, slots: Collection[int]) -> None:

@@ -23,7 +23,7 @@ from x0d.kernel.denylist import DenyList
 from x0d.kernel.layout_policy import DENY_KEYS, IPV4_MAPPED, SOURCE
 from x0d.kernel.limits import LimitTable
 from x0d.kernel.policy_word import PolicyWord
-from x0d.policy.model import PackedPrefix
+from x0d.policy.model import PackedPrefix, PrefixKey
 from x0d.ports.policy import LimitRate, Source
 
 T = TypeVar("T")
@@ -84,26 +84,26 @@ class KernelPolicy:
         await self._run(self._close)
         self._worker.shutdown()
 
-    async def replace_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
+    async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """As the port says."""
         await self._do(lambda tables: tables.deny.replace(entries))
         self._sweep_later()
 
-    async def put_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
+    async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """As the port says."""
         await self._do(lambda tables: tables.deny.put(entries))
         self._sweep_later()
 
-    async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         """As the port says."""
         await self._do(lambda tables: tables.deny.delete(prefixes))
         self._sweep_later()
 
-    async def deny(self) -> Mapping[PackedPrefix, int]:
+    async def deny(self) -> Mapping[PrefixKey, int]:
         """As the port says."""
         return await self._do(lambda tables: dict(tables.deny.entries))
 
-    async def deny_hits(self) -> Mapping[PackedPrefix, int]:
+    async def deny_hits(self) -> Mapping[PrefixKey, int]:
         """As the port says."""
         return await self._do(lambda tables: tables.deny.hits())
 

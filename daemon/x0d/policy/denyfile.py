@@ -9,11 +9,12 @@ A file with a fault is refused as a whole, so reading goes on after one to tell 
 prefix that comes again counts as a duplicate, and its last line holds.
 """
 
+import re
 from typing import Final
 
 from x0d.errors import InvalidInput
 from x0d.policy.durations import parse_duration
-from x0d.policy.model import PackedPrefix, Terms, clean_comment, parse_prefix, shown
+from x0d.policy.model import PrefixKey, Terms, clean_comment, mask, parse_prefix, shown
 
 FAULTS_MAX: Final = 10
 """Faults told of; beyond them nothing more is read."""
@@ -22,13 +23,33 @@ BYTE_ORDER_MARK: Final = "\ufeff"
 FOREVER: Final = Terms()
 """One object for all entries that have no expiry and no comment."""
 
+_PLAIN_IPV4 = re.compile(r"^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})(?:/(\d{1,2}))?$", re.ASCII | re.MULTILINE)
+_OCTETS = {str(number): number for number in range(256)}
+_LENGTHS = {str(number): number for number in range(33)}
+
+
+def _plain_ipv4(lines: list[str]) -> list[PrefixKey] | None:
+    """Read lines that have an IPv4 address or prefix each and nothing else, in a microsecond; None for all else."""
+    found = _PLAIN_IPV4.findall("\n".join(lines))
+    if len(found) != len(lines):
+        return None
+    try:
+        return [
+            (mask(bytes((_OCTETS[one], _OCTETS[two], _OCTETS[three], _OCTETS[four])), _LENGTHS[tail]), _LENGTHS[tail])
+            if tail
+            else (bytes((_OCTETS[one], _OCTETS[two], _OCTETS[three], _OCTETS[four])), 32)
+            for one, two, three, four, tail in found
+        ]
+    except KeyError:  # an octet above 255, a zero in front
+        return None
+
 
 class DenyFileReader:
     """Takes a file's text piece by piece, cut anywhere, and gives its entries."""
 
     def __init__(self, now_unix_ms: int) -> None:
         self._now_unix_ms = now_unix_ms
-        self._entries: dict[PackedPrefix, Terms] = {}
+        self._entries: dict[PrefixKey, Terms] = {}
         self._faults: list[str] = []
         self._rest = ""
         self._begun = False
@@ -55,7 +76,7 @@ class DenyFileReader:
         self._rest = lines.pop()[: LINE_CHARACTERS_MAX + 1]  # one more than allowed: enough to tell that it is too long
         self._read(lines)
 
-    def finish(self) -> dict[PackedPrefix, Terms]:
+    def finish(self) -> dict[PrefixKey, Terms]:
         """Give what was read, in the order of the file.
 
         Raises:
@@ -70,6 +91,13 @@ class DenyFileReader:
 
     def _read(self, lines: list[str]) -> None:
         entries, number = self._entries, self.lines
+        plain = _plain_ipv4(lines)
+        if plain is not None:
+            before = len(entries)
+            entries.update(dict.fromkeys(plain, FOREVER))
+            self.duplicates += len(plain) - (len(entries) - before)
+            self.lines += len(lines)
+            return
         for number, line in enumerate(lines, start=self.lines + 1):
             first, *rest = line.split(None, 1) or ("#",)
             if "#" in first:
@@ -85,8 +113,9 @@ class DenyFileReader:
                 if len(self._faults) == FAULTS_MAX:
                     break
                 continue
-            self.duplicates += prefix in entries
-            entries[prefix] = terms
+            key = prefix.address, prefix.length
+            self.duplicates += key in entries
+            entries[key] = terms
         self.lines = number
 
     def _read_terms(self, rest: str) -> Terms:

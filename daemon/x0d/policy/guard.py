@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from x0d.policy.model import PackedPrefix, mask
+from x0d.policy.model import PackedPrefix, PrefixKey, mask
 
 REASONS_MAX: Final = 20
 """Sentences in one answer; the rest is counted in a last one."""
@@ -32,7 +32,7 @@ class Protected:
     """Entries inside the prefix count too, not only those that cover it."""
 
 
-def lock_outs(prefixes: Collection[PackedPrefix], protected: Sequence[Protected]) -> tuple[str, ...]:
+def lock_outs(prefixes: Collection[PrefixKey], protected: Sequence[Protected]) -> tuple[str, ...]:
     """Say what these entries would cut off: a sentence for each pair, at most ``REASONS_MAX`` and one that counts."""
     if not prefixes or not protected:
         return ()
@@ -42,7 +42,7 @@ def lock_outs(prefixes: Collection[PackedPrefix], protected: Sequence[Protected]
     return (*reasons, f"and {more} more") if more else reasons
 
 
-def _sentences(prefixes: Collection[PackedPrefix], protected: Sequence[Protected]) -> Iterator[str]:
+def _sentences(prefixes: Collection[PrefixKey], protected: Sequence[Protected]) -> Iterator[str]:
     known = prefixes if isinstance(prefixes, AbstractSet | Mapping) else frozenset(prefixes)
     lengths = sorted({(len(address), length) for address, length in prefixes})
     for one in protected:
@@ -57,9 +57,7 @@ def _sentences(prefixes: Collection[PackedPrefix], protected: Sequence[Protected
         yield f"{entry} lies in {one.prefix}, {one.what}"
 
 
-def _inside(
-    prefixes: Collection[PackedPrefix], networks: Sequence[Protected]
-) -> Iterator[tuple[PackedPrefix, Protected]]:
+def _inside(prefixes: Collection[PrefixKey], networks: Sequence[Protected]) -> Iterator[tuple[PackedPrefix, Protected]]:
     """Find the entries that are longer than a network and in it."""
     by_head: dict[tuple[int, int], dict[bytes, list[Protected]]] = {}
     for network in networks:
@@ -72,5 +70,6 @@ def _inside(
             if len(address) != size or address[:whole_bytes] not in heads:
                 continue
             for network in heads[address[:whole_bytes]]:
-                if network.prefix.length < entry.length and network.prefix.covers(entry):
-                    yield entry, network
+                inside = PackedPrefix(*entry)
+                if network.prefix.length < inside.length and network.prefix.covers(inside):
+                    yield inside, network

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from x0d.policy.model import DenyEntry, Limit, PackedPrefix
+from x0d.policy.model import DenyEntry, Limit, PackedPrefix, PrefixKey
 
 
 class Source(NamedTuple):
@@ -36,7 +36,7 @@ class PolicyPlane(Protocol):
     All that is put here survives the daemon; ``deny`` and ``limits`` tell what an earlier life left.
     """
 
-    async def replace_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
+    async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """Put a whole list in force, prefix to expiry: every packet sees the old list or the new one.
 
         Entries that were there keep their hits.
@@ -46,16 +46,16 @@ class PolicyPlane(Protocol):
             KernelRefused: such as ENOMEM; nothing has changed.
         """
 
-    async def put_deny(self, entries: Mapping[PackedPrefix, int]) -> None:
+    async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """Add entries, or change their expiry.  Raises as ``replace_deny``."""
 
-    async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         """Remove entries; those that are not there are passed over."""
 
-    async def deny(self) -> Mapping[PackedPrefix, int]:
+    async def deny(self) -> Mapping[PrefixKey, int]:
         """Prefix to expiry of every entry."""
 
-    async def deny_hits(self) -> Mapping[PackedPrefix, int]:
+    async def deny_hits(self) -> Mapping[PrefixKey, int]:
         """Packets dropped by each entry."""
 
     async def replace_limits(self, limits: Mapping[PackedPrefix, LimitRate]) -> None:
@@ -118,11 +118,11 @@ class PolicyStore(Protocol):
     async def save_deny(self, entries: Collection[DenyEntry]) -> None:
         """Insert or replace."""
 
-    async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         """Remove; those that are not there are passed over."""
 
     async def save_limit(self, limit: Limit) -> None:
         """Insert or replace."""
 
-    async def delete_limits(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_limits(self, prefixes: Collection[PrefixKey]) -> None:
         """Remove; those that are not there are passed over."""

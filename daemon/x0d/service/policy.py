@@ -15,7 +15,7 @@ import structlog
 
 from x0d import telemetry
 from x0d.errors import StorageFailed, X0dError
-from x0d.policy.model import Limit, PackedPrefix, Terms
+from x0d.policy.model import Limit, PackedPrefix, PrefixKey, Terms
 from x0d.ports import LimitRate
 from x0d.service.policy_deny import DenyChanges
 from x0d.service.policy_force import enforce_deny, enforce_limits
@@ -52,7 +52,10 @@ class PolicyService(DenyChanges, LimitChanges):
             self._deny, deny_expired = await aside(
                 len(entries),
                 Held[Terms].from_store,
-                ((entry.prefix, Terms(entry.expires_unix_ms, entry.comment)) for entry in entries),
+                (
+                    ((entry.prefix.address, entry.prefix.length), Terms(entry.expires_unix_ms, entry.comment))
+                    for entry in entries
+                ),
                 deny_in_kernel,
                 now,
             )
@@ -119,7 +122,7 @@ class PolicyService(DenyChanges, LimitChanges):
                 self._not_in_force(refusal)
         return True
 
-    async def _forget(self, deny: Collection[PackedPrefix], limits: Collection[PackedPrefix]) -> bool:
+    async def _forget(self, deny: Collection[PrefixKey], limits: Collection[PrefixKey]) -> bool:
         """Take what has expired out of the store; a store that refuses is an alert, until it takes something."""
         try:
             if deny:
@@ -150,7 +153,7 @@ class PolicyService(DenyChanges, LimitChanges):
 
     # ---- the kernel ----
 
-    async def _read_kernel(self) -> tuple[Mapping[PackedPrefix, int], Mapping[PackedPrefix, LimitRate]]:
+    async def _read_kernel(self) -> tuple[Mapping[PrefixKey, int], Mapping[PackedPrefix, LimitRate]]:
         """What is in force; nothing where the kernel does not tell, and putting in force will say why."""
         try:
             return await self._plane.deny(), await self._plane.limits()
@@ -159,7 +162,7 @@ class PolicyService(DenyChanges, LimitChanges):
             return {}, {}
 
     async def _enforce(
-        self, deny_in_kernel: Mapping[PackedPrefix, int], limits_in_kernel: Mapping[PackedPrefix, LimitRate]
+        self, deny_in_kernel: Mapping[PrefixKey, int], limits_in_kernel: Mapping[PackedPrefix, LimitRate]
     ) -> None:
         """Bring the kernel to what is held; a refusal is an alert, and does not keep the limits from their turn."""
         refusals = []
@@ -189,7 +192,7 @@ class PolicyService(DenyChanges, LimitChanges):
         self._alerts.raise_alert(FORCE_ALERT, "; ".join(str(refusal) for refusal in refusals))
 
     async def _write_down(
-        self, deny: Mapping[PackedPrefix, int], limits: Mapping[PackedPrefix, LimitRate], now: Now
+        self, deny: Mapping[PrefixKey, int], limits: Mapping[PackedPrefix, LimitRate], now: Now
     ) -> None:
         """Make what the kernel holds the store's; comments are lost."""
         terms = {prefix: Terms(now.expires_unix_ms(due_ns)) for prefix, due_ns in deny.items()}

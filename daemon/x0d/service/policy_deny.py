@@ -7,7 +7,7 @@ import structlog
 from x0d import telemetry
 from x0d.errors import Busy
 from x0d.policy.denyfile import DenyFileReader
-from x0d.policy.model import DenyEntry, PackedPrefix, Terms, clean_comment
+from x0d.policy.model import DenyEntry, PackedPrefix, PrefixKey, Terms, clean_comment
 from x0d.service.policy_held import DenyEntries, DenyRows, Held, Now, aside
 from x0d.service.policy_load import ReadingLoad, check_room
 from x0d.service.policy_state import PolicyState, check_duration, those_there
@@ -29,7 +29,7 @@ class DenyChanges(PolicyState):
 
     async def add_deny(
         self,
-        prefixes: Sequence[PackedPrefix],
+        prefixes: Sequence[PrefixKey],
         *,
         duration_s: int,
         comment: str,
@@ -63,7 +63,7 @@ class DenyChanges(PolicyState):
             self._tell(telemetry.DENY_CHANGED, fresh, former, (), self._deny, duration_s=duration_s, forced=warnings)
         return tuple(DenyEntries(terms)), warnings
 
-    async def remove_deny(self, prefixes: Sequence[PackedPrefix]) -> int:
+    async def remove_deny(self, prefixes: Sequence[PrefixKey]) -> int:
         """Remove entries; answers how many there were.
 
         Raises:
@@ -128,17 +128,21 @@ class DenyChanges(PolicyState):
         return Loaded(len(entries), added, removed, reader.duplicates, warnings, took_ms)
 
 
-def _count_others(entries: Mapping[PackedPrefix, Terms], former: Mapping[PackedPrefix, Terms]) -> int:
+def _count_others(entries: Mapping[PrefixKey, Terms], former: Mapping[PrefixKey, Terms]) -> int:
     return sum(prefix not in former for prefix in entries)
 
 
+def _related(one: PackedPrefix, other: PackedPrefix) -> bool:
+    return one.covers(other) or other.covers(one)
+
+
 def _in_order(
-    prefixes: Sequence[PackedPrefix], expired: frozenset[PackedPrefix], match: PackedPrefix | None
-) -> list[PackedPrefix]:
+    prefixes: Sequence[PrefixKey], expired: frozenset[PrefixKey], match: PackedPrefix | None
+) -> list[PrefixKey]:
     """Those that match and still hold, IPv4 first and by address."""
-    parts: dict[tuple[int, int], list[PackedPrefix]] = {}
+    parts: dict[tuple[int, int], list[PrefixKey]] = {}
     for prefix in prefixes:
-        if prefix not in expired and (match is None or prefix.covers(match) or match.covers(prefix)):
-            parts.setdefault((len(prefix.address), prefix.address[0]), []).append(prefix)
+        if prefix not in expired and (match is None or _related(PackedPrefix(*prefix), match)):
+            parts.setdefault((len(prefix[0]), prefix[0][0]), []).append(prefix)
     # In parts: one sort of 100,000 would keep the interpreter, and with it the event loop, for half a second.
     return [prefix for part in sorted(parts) for prefix in sorted(parts[part])]

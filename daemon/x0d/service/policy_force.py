@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 
-from x0d.policy.model import Limit, PackedPrefix, Terms
+from x0d.policy.model import Limit, PackedPrefix, PrefixKey, Terms
 from x0d.ports import LimitRate, PolicyPlane
 from x0d.service.policy_held import Held, aside
 from x0d.service.policy_limits import limit_rates
 
 
-async def enforce_deny(plane: PolicyPlane, held: Held[Terms], in_kernel: Mapping[PackedPrefix, int]) -> int:
+async def enforce_deny(plane: PolicyPlane, held: Held[Terms], in_kernel: Mapping[PrefixKey, int]) -> int:
     """Put the deny-list in force; answers how many entries differed.
 
     Where entries both come and go, the whole list is replaced at once: no packet sees half of each.
@@ -34,8 +34,8 @@ async def enforce_limits(plane: PolicyPlane, held: Held[Limit], in_kernel: Mappi
 
 
 def _differences(
-    held: Held[Terms], in_kernel: Mapping[PackedPrefix, int]
-) -> tuple[dict[PackedPrefix, int], dict[PackedPrefix, int], list[PackedPrefix]]:
+    held: Held[Terms], in_kernel: Mapping[PrefixKey, int]
+) -> tuple[dict[PrefixKey, int], dict[PrefixKey, int], list[PrefixKey]]:
     wanted = held.instants()
     changed = {prefix: due_ns for prefix, due_ns in wanted.items() if in_kernel.get(prefix, -1) != due_ns}
     surplus = [prefix for prefix in in_kernel if prefix not in wanted]

@@ -6,7 +6,7 @@ from typing import Final
 
 from x0d.errors import InvalidInput, WouldLockOut
 from x0d.policy.guard import Protected, lock_outs
-from x0d.policy.model import PackedPrefix, pack, shown
+from x0d.policy.model import PrefixKey, pack, shown
 from x0d.service.policy_held import aside
 
 CALLER_ADDRESSES_MAX: Final = 16
@@ -23,7 +23,7 @@ class LockOutGuard:
         """Calls that were forced against it so far."""
 
     async def judge(
-        self, prefixes: Collection[PackedPrefix], *, force: bool, caller_addresses: Sequence[str]
+        self, prefixes: Collection[PrefixKey], *, force: bool, caller_addresses: Sequence[str]
     ) -> tuple[str, ...]:
         """Answer what was forced, in sentences.  ``prefixes`` must not change meanwhile.
 
@@ -39,7 +39,7 @@ class LockOutGuard:
         self.forced += bool(reasons)
         return reasons
 
-    async def covered(self, prefixes: Collection[PackedPrefix]) -> tuple[str, ...]:
+    async def covered(self, prefixes: Collection[PrefixKey]) -> tuple[str, ...]:
         """What these cover, however it came to be."""
         return await aside(len(prefixes), lock_outs, prefixes, tuple(self._protected()))
 

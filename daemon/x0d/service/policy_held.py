@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, field
 from typing import Generic, ParamSpec, Protocol, TypeVar, overload
 
-from x0d.policy.model import DenyEntry, PackedPrefix, Terms
+from x0d.policy.model import DenyEntry, PackedPrefix, PrefixKey, Terms
 from x0d.ports import Clock
 from x0d.service.views_policy import DenyRow
 
@@ -70,25 +70,25 @@ class Now:
 class Held(Generic[Entry]):
     """Entries by prefix; ``due`` has the monotonic instants of those that expire."""
 
-    entries: dict[PackedPrefix, Entry] = field(default_factory=dict)
-    due: dict[PackedPrefix, int] = field(default_factory=dict)
+    entries: dict[PrefixKey, Entry] = field(default_factory=dict)
+    due: dict[PrefixKey, int] = field(default_factory=dict)
     """Nanoseconds, never 0."""
     next_due_ns: int | None = None
     """The earliest instant in ``due``."""
 
     @classmethod
-    def from_entries(cls, entries: dict[PackedPrefix, Entry], now: Now) -> "Held[Entry]":
+    def from_entries(cls, entries: dict[PrefixKey, Entry], now: Now) -> "Held[Entry]":
         """Take a whole list as it was just given."""
         due = {prefix: now.due_ns(entry.expires_unix_ms) for prefix, entry in entries.items() if entry.expires_unix_ms}
         return cls(entries, due, min(due.values(), default=None))
 
     @classmethod
     def from_store(
-        cls, entries: Iterable[tuple[PackedPrefix, Entry]], in_kernel: Mapping[PackedPrefix, int], now: Now
-    ) -> "tuple[Held[Entry], list[PackedPrefix]]":
+        cls, entries: Iterable[tuple[PrefixKey, Entry]], in_kernel: Mapping[PrefixKey, int], now: Now
+    ) -> "tuple[Held[Entry], list[PrefixKey]]":
         """Take what is on disk, beside the instants that the kernel has; also the prefixes that have expired."""
         held: Held[Entry] = cls()
-        expired = []
+        expired: list[PrefixKey] = []
         for prefix, entry in entries:
             due_ns = _earlier(now.due_ns(entry.expires_unix_ms), in_kernel.get(prefix, 0))
             if due_ns and due_ns <= now.at_ns:
@@ -100,7 +100,7 @@ class Held(Generic[Entry]):
         held.next_due_ns = min(held.due.values(), default=None)
         return held, expired
 
-    def put(self, entries: Mapping[PackedPrefix, Entry], now: Now) -> None:
+    def put(self, entries: Mapping[PrefixKey, Entry], now: Now) -> None:
         """Add or replace some."""
         for prefix, entry in entries.items():
             self.entries[prefix] = entry
@@ -109,20 +109,20 @@ class Held(Generic[Entry]):
                 self.due[prefix] = now.due_ns(entry.expires_unix_ms)
         self.next_due_ns = min(self.due.values(), default=None)
 
-    def remove(self, prefixes: Iterable[PackedPrefix]) -> None:
+    def remove(self, prefixes: Iterable[PrefixKey]) -> None:
         """Forget some."""
         for prefix in prefixes:
             self.entries.pop(prefix, None)
             self.due.pop(prefix, None)
         self.next_due_ns = min(self.due.values(), default=None)
 
-    def expired(self, at_ns: int) -> list[PackedPrefix]:
+    def expired(self, at_ns: int) -> list[PrefixKey]:
         """Give those that are due."""
         if self.next_due_ns is None or self.next_due_ns > at_ns:
             return []
         return [prefix for prefix, due_ns in self.due.items() if due_ns <= at_ns]
 
-    def instants(self) -> dict[PackedPrefix, int]:
+    def instants(self) -> dict[PrefixKey, int]:
         """Prefix to monotonic expiry, 0 for never: what the kernel is to have."""
         return dict.fromkeys(self.entries, 0) | self.due
 
@@ -130,7 +130,7 @@ class Held(Generic[Entry]):
 class DenyEntries(Collection[DenyEntry]):
     """A list's entries, made one by one for whoever walks through them: the list itself keeps none."""
 
-    def __init__(self, entries: Mapping[PackedPrefix, Terms]) -> None:
+    def __init__(self, entries: Mapping[PrefixKey, Terms]) -> None:
         self._entries = entries
 
     def __len__(self) -> int:
@@ -138,7 +138,7 @@ class DenyEntries(Collection[DenyEntry]):
 
     def __iter__(self) -> Iterator[DenyEntry]:
         for prefix, (expires_unix_ms, comment) in self._entries.items():
-            yield DenyEntry(prefix, expires_unix_ms, comment)
+            yield DenyEntry(PackedPrefix(*prefix), expires_unix_ms, comment)
 
     def __contains__(self, entry: object) -> bool:
         return isinstance(entry, DenyEntry) and self._entries.get(entry.prefix) == (
@@ -151,7 +151,7 @@ class DenyRows(Sequence[DenyRow]):
     """Rows of a list as it was, made when they are asked for: 100,000 at once would be 50 MB and a long pause."""
 
     def __init__(
-        self, prefixes: Sequence[PackedPrefix], entries: Mapping[PackedPrefix, Terms], hits: Mapping[PackedPrefix, int]
+        self, prefixes: Sequence[PrefixKey], entries: Mapping[PrefixKey, Terms], hits: Mapping[PrefixKey, int]
     ) -> None:
         self._prefixes = prefixes
         self._entries = entries
@@ -170,7 +170,7 @@ class DenyRows(Sequence[DenyRow]):
         if isinstance(index, slice):
             return DenyRows(self._prefixes[index], self._entries, self._hits)
         prefix = self._prefixes[index]
-        return DenyRow(DenyEntry(prefix, *self._entries[prefix]), self._hits.get(prefix, 0))
+        return DenyRow(DenyEntry(PackedPrefix(*prefix), *self._entries[prefix]), self._hits.get(prefix, 0))
 
 
 def _earlier(due_ns: int, kernel_due_ns: int) -> int:

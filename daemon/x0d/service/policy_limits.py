@@ -5,7 +5,7 @@ from typing import Final
 
 from x0d import telemetry
 from x0d.errors import InvalidInput, TooMany
-from x0d.policy.model import BURST_MAX, LIMITS_MAX, RATE_PPS_MAX, Limit, PackedPrefix, clean_comment
+from x0d.policy.model import BURST_MAX, LIMITS_MAX, RATE_PPS_MAX, Limit, PackedPrefix, PrefixKey, clean_comment
 from x0d.ports import LimitRate
 from x0d.service.policy_held import Held, Now
 from x0d.service.policy_state import PolicyState, check_duration, those_there
@@ -23,7 +23,7 @@ class LimitChanges(PolicyState):
         hits = await self._plane.limit_hits()
         expired = frozenset(self._limits.expired(self._clock.monotonic_ns()))
         rows = [
-            LimitRow(limit, hits.get(prefix, 0))
+            LimitRow(limit, hits.get(limit.prefix, 0))
             for prefix, limit in self._limits.entries.items()
             if prefix not in expired
         ]
@@ -99,12 +99,12 @@ class LimitChanges(PolicyState):
 def limit_rates(held: Held[Limit]) -> dict[PackedPrefix, LimitRate]:
     """The limits as the kernel is to have them."""
     return {
-        prefix: LimitRate(limit.rate_pps, limit.burst, held.due.get(prefix, 0))
-        for prefix, limit in held.entries.items()
+        limit.prefix: LimitRate(limit.rate_pps, limit.burst, held.due.get(limit.prefix, 0))
+        for limit in held.entries.values()
     }
 
 
-def limit_instants(in_kernel: Mapping[PackedPrefix, LimitRate]) -> dict[PackedPrefix, int]:
+def limit_instants(in_kernel: Mapping[PackedPrefix, LimitRate]) -> dict[PrefixKey, int]:
     """When each limit in the kernel ends, 0 for never."""
     return {prefix: rate.expires_at_ns for prefix, rate in in_kernel.items()}
 

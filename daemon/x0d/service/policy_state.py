@@ -15,7 +15,7 @@ from x0d import telemetry
 from x0d.errors import InvalidInput, NotThere, StorageFailed, X0dError
 from x0d.policy.durations import DURATION_S_MAX
 from x0d.policy.guard import Protected
-from x0d.policy.model import Limit, PackedPrefix, Terms
+from x0d.policy.model import Limit, PackedPrefix, PrefixKey, Terms
 from x0d.ports import Clock, PolicyPlane, PolicyStore
 from x0d.service.alerts import Alerts
 from x0d.service.policy_guard import LockOutGuard
@@ -91,8 +91,8 @@ class PolicyState:
         self._changed.set()
 
     def _tell(
-        self, event: str, fresh: Collection[PackedPrefix], changed: Collection[PackedPrefix],
-        removed: Collection[PackedPrefix], held: Held[Any], **more: object,
+        self, event: str, fresh: Collection[PrefixKey], changed: Collection[PrefixKey],
+        removed: Collection[PrefixKey], held: Held[Any], **more: object,
     ) -> None:  # fmt: skip
         """Log a change: one line, with the counts before and after."""
         after = len(held.entries)
@@ -102,16 +102,14 @@ class PolicyState:
         )  # fmt: skip
 
 
-def named(prefixes: Collection[PackedPrefix]) -> str:
+def named(prefixes: Collection[PrefixKey]) -> str:
     """Some prefixes by name, the others as a number."""
-    texts = [str(prefix) for _, prefix in zip(range(NAMED_MAX), prefixes, strict=False)]
+    texts = [str(PackedPrefix(*prefix)) for _, prefix in zip(range(NAMED_MAX), prefixes, strict=False)]
     more = len(prefixes) - len(texts)
     return ", ".join([*texts, f"{more} more"] if more else texts)
 
 
-def those_there(
-    prefixes: Sequence[PackedPrefix], entries: Mapping[PackedPrefix, T], what: str
-) -> dict[PackedPrefix, T]:
+def those_there(prefixes: Sequence[PrefixKey], entries: Mapping[PrefixKey, T], what: str) -> dict[PrefixKey, T]:
     """The entries that these prefixes name.  Raises NotThere if there is none."""
     there = {prefix: entries[prefix] for prefix in prefixes if prefix in entries}
     if not there:

@@ -18,6 +18,7 @@ from x0d.policy.model import (
     DenyEntry,
     Limit,
     PackedPrefix,
+    PrefixKey,
     clean_comment,
     mask,
 )
@@ -89,7 +90,7 @@ class PolicyDatabase:
         """Insert or replace."""
         await self._write(lambda connection: connection.executemany(SAVE_DENY, map(_deny_row, entries)))
 
-    async def delete_deny(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         """Remove; those that are not there are passed over."""
         await self._write(lambda connection: _delete(connection, "DELETE FROM deny WHERE prefix = ?", prefixes))
 
@@ -98,7 +99,7 @@ class PolicyDatabase:
         row = (_key(limit.prefix), limit.rate_pps, limit.burst, limit.expires_unix_ms, limit.comment)
         await self._write(lambda connection: connection.execute(SAVE_LIMIT, row))
 
-    async def delete_limits(self, prefixes: Collection[PackedPrefix]) -> None:
+    async def delete_limits(self, prefixes: Collection[PrefixKey]) -> None:
         """Remove; those that are not there are passed over."""
         await self._write(lambda connection: _delete(connection, "DELETE FROM limits WHERE prefix = ?", prefixes))
 
@@ -129,7 +130,7 @@ class PolicyDatabase:
         return deny, limits
 
 
-def _key(prefix: PackedPrefix) -> bytes:
+def _key(prefix: PrefixKey) -> bytes:
     return prefix[0] + _LENGTHS[prefix[1]]
 
 
@@ -159,5 +160,5 @@ def _replace_deny(connection: sqlite3.Connection, entries: Iterable[DenyEntry]) 
         connection.execute(statement, list(chain.from_iterable(batch)))
 
 
-def _delete(connection: sqlite3.Connection, statement: str, prefixes: Iterable[PackedPrefix]) -> None:
+def _delete(connection: sqlite3.Connection, statement: str, prefixes: Iterable[PrefixKey]) -> None:
     connection.executemany(statement, ((_key(prefix),) for prefix in prefixes))
