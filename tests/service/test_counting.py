@@ -152,7 +152,7 @@ def test_drops_by_reason() -> None:
 
 
 def test_one_pass_serves_all_who_ask_at_once() -> None:
-    """Within 50 ms the counters are read once, whoever asks; later they are read again."""
+    """Within some milliseconds the counters are read once, whoever asks; later they are read again."""
     world = World()
 
     async def scenario() -> None:

@@ -8,8 +8,8 @@ from typing import Final
 
 from x0d.ports import Clock, DataPlane, PlaneSample
 
-HELD_NS: Final = 50_000_000
-"""Half of the shortest interval at which the API streams counters."""
+HELD_NS: Final = 5_000_000
+"""Long enough for the readers of one moment, too short for anybody to see an old count."""
 
 
 class PlaneReadings:
