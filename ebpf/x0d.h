@@ -84,7 +84,7 @@ enum x0d_stage {
 
 /* One entry, one word, read once for a packet: it sees the old lists or the new ones, never half.
  * Element `deny_index` of the outer maps x0d_deny4, x0d_deny6 (hash tables of exact addresses),
- * x0d_deny4_nets, x0d_deny6_nets (tries of true prefixes) and of x0d_deny_filter is in force. */
+ * x0d_deny4_nets, x0d_deny6_nets (tries of true prefixes) is in force, and that of x0d_deny_filter. */
 struct x0d_policy {
 	__u8 deny_index; /* 0 or 1 */
 	__u8 deny_kinds; /* X0D_DENY_* bits: which of the four lists are not empty */
@@ -98,12 +98,18 @@ _Static_assert(sizeof(struct x0d_policy) == 8, "policy");
 #define X0D_DENY_6 4
 #define X0D_DENY_6_NETS 8
 
-/* Bit (first 16 bits of an IPv4 address in host order) is set if some entry, exact or prefix, covers
- * an address that begins so: word = bits >> 6, bit = bits & 63. */
+/* Bit `start` is set if some entry, exact or prefix, covers an address of that start: word = start >> 6,
+ * bit = start & 63.  The start of an IPv4 address is its first 20 bits in host order.  Of an IPv6 address,
+ * whose first bits hardly differ, it is the upper 20 bits of (first 32 bits in host order) x
+ * X0D_FILTER_MULTIPLIER modulo 2^32 (Knuth's multiplicative hash; the prime is 2^32 / golden ratio).
+ * Element deny_index of x0d_deny_filter is about IPv4, element deny_index + X0D_FILTER_6 about IPv6. */
+#define X0D_FILTER_START_BITS 20
+#define X0D_FILTER_MULTIPLIER 0x9e3779b1U
+#define X0D_FILTER_6 2
 struct x0d_deny_filter {
-	__u64 word[1024];
+	__u64 word[1 << (X0D_FILTER_START_BITS - 6)];
 };
-_Static_assert(sizeof(struct x0d_deny_filter) == 8192, "deny filter");
+_Static_assert(sizeof(struct x0d_deny_filter) == 131072, "deny filter");
 
 struct x0d_net4_key { /* of a trie */
 	__u32 prefix_length; /* host order */

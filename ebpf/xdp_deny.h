@@ -2,8 +2,8 @@
  *
  * The deny stage: drops what comes from an address on the deny-list.
  *
- * For IPv4 a bitmap over the first 16 bits of the address rules most sources out; it is 8 KiB and
- * stays in the cache.  Then the exact addresses are asked, then the prefixes.  The longest prefix
+ * A bitmap over the beginnings of addresses rules most sources out.  It is 128 KiB for each family, of
+ * which the cache keeps what the sources of the moment need.  Then the exact addresses are asked, then the prefixes.  The longest prefix
  * hides broader ones, so an entry carries until when a broader one denies the same addresses.
  * Floor: 5.10, for inner maps of another size than their template.
  */
@@ -22,10 +22,10 @@ static __always_inline bool entry_holds(const struct x0d_deny *entry)
 	return now < entry->expires_at || now < entry->covered_until;
 }
 
-static __always_inline bool passes_filter(__u32 index, const __u8 *address)
+static __always_inline bool passes_filter(__u32 element, __u32 beginning)
 {
-	struct x0d_deny_filter *filter = bpf_map_lookup_elem(&x0d_deny_filter, &index);
-	__u32 start = (__u32)address[0] << 8 | address[1];
+	struct x0d_deny_filter *filter = bpf_map_lookup_elem(&x0d_deny_filter, &element);
+	__u32 start = beginning >> (32 - X0D_FILTER_START_BITS);
 
 	return filter && !(filter->word[start >> 6] >> (start & 63) & 1);
 }
@@ -38,7 +38,7 @@ static __always_inline struct x0d_deny *find4(const struct x0d_view *view, __u32
 	struct x0d_deny *entry;
 	void *list;
 
-	if (passes_filter(index, address))
+	if (passes_filter(index, bpf_ntohl(*(const __be32 *)address)))
 		return NULL;
 	if (view->policy.deny_kinds & X0D_DENY_4) {
 		list = bpf_map_lookup_elem(&x0d_deny4, &index);
@@ -63,6 +63,8 @@ static __always_inline struct x0d_deny *find6(const struct x0d_view *view, __u32
 	struct x0d_deny *entry;
 	void *list;
 
+	if (passes_filter(index + X0D_FILTER_6, bpf_ntohl(*(const __be32 *)address) * X0D_FILTER_MULTIPLIER))
+		return NULL;
 	if (view->policy.deny_kinds & X0D_DENY_6) {
 		list = bpf_map_lookup_elem(&x0d_deny6, &index);
 		entry = list ? bpf_map_lookup_elem(list, address) : NULL;

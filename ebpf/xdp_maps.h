@@ -128,7 +128,7 @@ DENY_LIST(x0d_deny6_nets, BPF_MAP_TYPE_LPM_TRIE, sizeof(struct x0d_net6_key));
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, 2);
+	__uint(max_entries, 2 * X0D_FILTER_6);
 	__type(key, __u32);
 	__type(value, struct x0d_deny_filter);
 } x0d_deny_filter SEC(".maps");

@@ -1,7 +1,8 @@
 """Deny-lists and sources for a measurement: random, from one seed, and what is known of each source.
 
 The lists are unkind to a pre-filter and kind to nobody: addresses all over unicast space, prefixes of /16 to /28
-(IPv6: /32 to /64) in equal shares.  A list of real offenders is more clustered.
+(IPv6: /32 to /64) in equal shares.  A list of real offenders is more clustered.  Which sources the pre-filter clears
+is asked of the daemon's own.
 """
 
 import random
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from kernel.xdp_packets import Packet
+from x0d.kernel.deny_filter import DenyFilter
+from x0d.kernel.layout_policy import filter_start
 from x0d.policy.model import PackedPrefix, mask
 
 ENTRIES = 10_000
@@ -46,16 +49,16 @@ class DenyLists:
         first, last = LENGTHS[len(address)]
         return any(PackedPrefix(mask(address, length), length) in self.nets for length in range(first, last + 1))
 
-    def beginnings(self) -> frozenset[bytes]:
-        """First 16 bits of every entry: those that the IPv4 pre-filter cannot clear."""
-        return frozenset(prefix.address[:2] for prefix in self.exact | self.nets)
+    def filter(self) -> "Filter":
+        """The pre-filter of these entries."""
+        return Filter(self.exact | self.nets)
 
     def free_source(self, chance: random.Random, size: int, *, in_filter: bool | None = None) -> bytes:
-        """An address that no entry covers; ``in_filter``: whether an entry shares its first 16 bits (None: either)."""
-        beginnings = self.beginnings() if in_filter is not None else frozenset()
+        """An address that no entry covers; ``in_filter``: whether the pre-filter lets it through (None: either)."""
+        chosen = self.filter() if in_filter is not None else None
         while True:
             address = random_address(chance, size)
-            fits = in_filter is None or (address[:2] in beginnings) == in_filter
+            fits = chosen is None or (address in chosen) == in_filter
             if fits and not self.covers(address):
                 return address
 
@@ -77,6 +80,20 @@ class DenyLists:
         return [chance.choice(exact).address for _ in range(count)]
 
 
+class Filter:
+    """Which sources the lists are asked about."""
+
+    def __init__(self, entries: Collection[PackedPrefix]) -> None:
+        """Of a list with these entries."""
+        made = DenyFilter(entries)
+        self._bits = {size: made.encode(size) for size in LENGTHS}
+
+    def __contains__(self, address: bytes) -> bool:
+        """Whether the bit of an address is set."""
+        start = filter_start(ip_address(address))
+        return bool(self._bits[len(address)][start >> 3] >> (start & 7) & 1)
+
+
 def random_address(chance: random.Random, size: int) -> bytes:
     """An address of unicast space: IPv4 (size 4) from 1.0.0.0 to 223.255.255.255, IPv6 (16) from 2000::/4.
 
@@ -88,9 +105,9 @@ def random_address(chance: random.Random, size: int) -> bytes:
 
 
 def share_in_filter(sources: Collection[bytes], lists: DenyLists) -> float:
-    """Part of the sources whose first 16 bits some entry shares."""
-    beginnings = lists.beginnings()
-    return sum(source[:2] in beginnings for source in sources) / len(sources)
+    """Part of the sources that the pre-filter does not clear, so that the lists are asked."""
+    chosen = lists.filter()
+    return sum(source in chosen for source in sources) / len(sources)
 
 
 def frame(source: bytes) -> bytes:

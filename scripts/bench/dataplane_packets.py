@@ -123,7 +123,7 @@ def measure(directory: Path, chance: random.Random, effort: Effort) -> list[Row]
 
 
 def _pass_lines(bench: Bench, size: int) -> list[Line]:
-    """One source, in the caches; IPv4 has a filter, so a source that it clears and one that it does not."""
+    """One source, in the caches: one that the filter clears, and one that it does not."""
     family, lists, chance = SIZES[size], bench.lists[size], bench.chance
     source = lists.free_source(chance, size, in_filter=False)
     bare = bench.one(f"{family} bare", bench.peer_bare, source)
@@ -134,16 +134,13 @@ def _pass_lines(bench: Bench, size: int) -> list[Line]:
         Line(f"{family} pass, lists empty; xdp-filter with 10,000 addresses", ours, full),
     ]
     aim = Target(1.4, of_ratio=True, is_aim=True)
-    if size == 4:
-        best = bench.one("pass, full, best", bench.full, source)
-        worst = bench.one("pass, full, worst", bench.full, lists.free_source(chance, size, in_filter=True))
-        return [
-            *lines,
-            Line("IPv4 pass, 10,000 + 10,000 loaded, cleared by the filter (best)", best, bare, aim),
-            Line("IPv4 pass, 10,000 + 10,000 loaded, not cleared (worst)", worst, bare, aim),
-        ]
-    loaded = bench.one("pass, full", bench.full, source)
-    return [*lines, Line("IPv6 pass, 10,000 + 10,000 loaded", loaded, bare, aim)]
+    best = bench.one("pass, full, best", bench.full, source)
+    worst = bench.one("pass, full, worst", bench.full, lists.free_source(chance, size, in_filter=True))
+    return [
+        *lines,
+        Line(f"{family} pass, 10,000 + 10,000 loaded, cleared by the filter (best)", best, bare, aim),
+        Line(f"{family} pass, 10,000 + 10,000 loaded, not cleared (worst)", worst, bare, aim),
+    ]
 
 
 def _drop_lines(bench: Bench, size: int) -> list[Line]:
@@ -180,7 +177,7 @@ def _cold_lines(bench: Bench, size: int, floor: Case) -> list[Line]:
     peer = bench.many(f"{family} bare", bench.peer_bare, some)
     full_peer = bench.many(f"{family} full", bench.peer_full, some)
     passed = f"{family}, {SOURCES:,} random sources: pass"
-    share = f"; {100 * share_in_filter(some, lists):.0f} % not cleared" if size == 4 else ""
+    share = f"; {100 * share_in_filter(some, lists):.0f} % not cleared"
     by_address, by_net = lists.denied_exactly(chance, SOURCES), lists.denied_by_net(chance, SOURCES)
     return [
         Line(f"{passed}, lists empty", bench.many("empty", bench.bare, some), peer, shuffling=shuffling),

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.dataplane_bpf import XDP_PASS, load_empty_program
 from bench.dataplane_effort import Effort
-from bench.dataplane_lists import DenyLists, frame
+from bench.dataplane_lists import DenyLists, Filter, frame
 from bench.dataplane_peer import XdpFilter
 from bench.dataplane_table import Row
 from bench.dataplane_timing import Case, one_source, take_turns
@@ -80,8 +80,8 @@ def measure(_directory: Path, chance: random.Random, effort: Effort) -> list[Row
     """Load all variants, measure in turns, and return the table's lines."""
     lists = DenyLists.draw(chance, 4)
     clear = lists.free_source(chance, 4, in_filter=False)
-    both = {prefix.address[:2] for prefix in lists.exact} & {prefix.address[:2] for prefix in lists.nets}
-    unclear = next(source for source in _sources(lists, chance) if source[:2] in both)
+    alone = Filter(lists.exact), Filter(lists.nets)
+    unclear = next(source for source in _sources(lists, chance) if all(source in each for each in alone))
     with ExitStack() as stack:
         variants = Variants(stack, lists, effort.repeat)
         floor = one_source("floor", load_empty_program(), frame(clear), LO, XDP_PASS, effort.repeat)

@@ -1,14 +1,14 @@
-"""The deny-list's arithmetic against plain code: what covers what, the filter, keys and values, slots."""
+"""The deny-list's arithmetic against plain code: what covers what, keys and values, slots."""
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from x0d.kernel import deny_model
 from x0d.kernel.deny_model import DENY_LISTS
 from x0d.kernel.deny_slots import DenySlots
-from x0d.kernel.layout_policy import COVERED_FOR_EVER, Deny, encode_deny, encode_deny_filter, encode_net_key
+from x0d.kernel.layout_policy import COVERED_FOR_EVER, Deny, encode_deny, encode_net_key
 from x0d.policy.model import PackedPrefix, PrefixKey, mask
 
 
@@ -66,16 +66,6 @@ def test_a_change_touches_what_lies_within_it(changed: set[PrefixKey], others: s
     """Of the others, those that lie within a changed prefix and are longer."""
     expected = {other for other in others if any(_covers(one, other) for one in changed)}
     assert expected == set(deny_model.nested(changed, others))
-
-
-@settings(max_examples=20)  # the plain encoder takes 30 ms
-@given(st.sets(prefixes(4), max_size=30))
-def test_the_filter_has_the_starts_that_are_covered(some: set[PrefixKey]) -> None:
-    """Bit for bit what the layout's own encoder makes of the same networks."""
-    flags = deny_model.empty_filter()
-    deny_model.add_to_filter(flags, list(some))
-    networks = [network for network in map(_network, some) if isinstance(network, IPv4Network)]
-    assert encode_deny_filter(networks) == deny_model.encode_filter(flags)
 
 
 @given(lists)

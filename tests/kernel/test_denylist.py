@@ -7,6 +7,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -15,7 +16,17 @@ from x0d.errors import KernelRefused, TooMany
 from x0d.kernel import bpf
 from x0d.kernel.deny_model import DENY_LISTS
 from x0d.kernel.denylist import DenyList
-from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, DENY_4, DENY_6_NETS, decode_deny, decode_policy
+from x0d.kernel.layout_policy import (
+    COVERED_FOR_EVER,
+    DENY,
+    DENY_4,
+    DENY_6_NETS,
+    DENY_FILTER,
+    decode_deny,
+    decode_policy,
+    filter_element,
+    filter_start,
+)
 from x0d.kernel.policy_word import PolicyWord
 from x0d.policy.model import PackedPrefix, PrefixKey, mask, parse_prefix
 
@@ -82,12 +93,17 @@ def _check(maps: PolicyMaps, expected: Mapping[PrefixKey, int]) -> None:
         if expires and length < len(address) * 8:
             around = [expected.get((mask(address, shorter), shorter)) for shorter in range(length)]
             assert covered == max([until or COVERED_FOR_EVER for until in around if until is not None], default=0)
-    words = bpf.lookup(maps.fds["x0d_deny_filter"], index_key(_policy_index(maps)), 8192)
-    assert words is not None
+    filters = {size: _filter(maps, size) for size in (4, 16)}
     for address, _length in rows:
-        if len(address) == 4:
-            start = address[0] << 8 | address[1]
-            assert words[start >> 3] >> (start & 7) & 1
+        start = filter_start(ip_address(address))
+        assert filters[len(address)][start >> 3] >> (start & 7) & 1
+
+
+def _filter(maps: PolicyMaps, address_bytes: int) -> bytes:
+    element = index_key(filter_element(_policy_index(maps), address_bytes))
+    words = bpf.lookup(maps.fds["x0d_deny_filter"], element, DENY_FILTER.size)
+    assert words is not None
+    return words
 
 
 def _policy_index(maps: PolicyMaps) -> int:

@@ -189,13 +189,26 @@ def test_counters_are_summed_over_cpus() -> None:
 
 
 def test_filter_has_the_bits_of_its_networks() -> None:
-    """A bit is set exactly where some network has an address that begins so."""
+    """A bit is set exactly where some IPv4 network has an address that begins so."""
     networks = [ip_network(text) for text in ("10.1.2.3/32", "172.16.0.0/12", "192.168.0.0/17", "255.255.255.255/32")]
-    only4 = [network for network in networks if isinstance(network, IPv4Network)]
-    words = layout_policy.DENY_FILTER.unpack(layout_policy.encode_deny_filter(only4))
-    for start in range(1 << 16):
-        covered = any(network.overlaps(IPv4Network((start << 16, 16))) for network in only4)
-        assert covered == bool(words[start >> 6] >> (start & 63) & 1)
+    words = layout_policy.DENY_FILTER.unpack(layout_policy.encode_deny_filter(networks))
+    found = {start for start in range(1 << 20) if words[start >> 6] >> (start & 63) & 1}
+    beside = {start + step for start in found for step in (-1, 1)} & set(range(1 << 20))
+    for start in found | beside:
+        begun_so = IPv4Network((start << 12, 20))
+        assert (start in found) == any(network.overlaps(begun_so) for network in networks)
+    assert 1 + 256 + 8 + 1 == len(found)
+
+
+def test_ipv6_filter_has_the_bits_of_its_networks() -> None:
+    """A bit for each beginning of 32 bits, by the hash that the header tells; all for less than 20 bits."""
+    words = layout_policy.DENY_FILTER.unpack(
+        layout_policy.encode_deny_filter([ip_network("2001:db8:7::/48"), ip_network("2a00:1238::/30")])
+    )
+    found = {start for start in range(1 << 20) if words[start >> 6] >> (start & 63) & 1}
+    beginnings = [0x20010DB8, *range(0x2A001238, 0x2A00123C)]
+    assert {(beginning * 0x9E3779B1 % (1 << 32)) >> 12 for beginning in beginnings} == found
+    assert b"\xff" * (1 << 17) == layout_policy.encode_deny_filter([ip_network("2000::/19")])
 
 
 def test_no_counts_are_none() -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +25,8 @@ from kernel.xdp_frames import (
 )
 from kernel.xdp_stages import XdpStages, new_stages
 from x0d.kernel import bpf, layout_policy
-from x0d.kernel.layout_policy import COVERED_FOR_EVER, Deny, Network
+from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY_FILTER, Deny, Network, filter_element, filter_start
+from x0d.mesh.model import Address
 
 pytestmark = pytest.mark.kernel
 
@@ -224,6 +225,33 @@ def test_filter_is_asked_first(frags: XdpStages) -> None:
     assert frags.run(UDP4).verdict == PASS
     frags.deny(entries, covered=[IPv4Network("198.50.0.0/15")])
     assert frags.run(UDP4).verdict == DROP
+
+
+ADDRESSES = st.one_of(
+    st.ip_addresses(v=4), st.ip_addresses(v=6), st.integers(0, (1 << 128) - 1).map(IPv6Address)
+).filter(lambda address: address.version == 4 or address.ipv4_mapped is None)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(address=ADDRESSES)
+def test_kernel_and_daemon_agree_on_the_bit(any_stages: XdpStages, address: Address) -> None:
+    """A denied source gets in with every bit but its own set, and not with its own alone."""
+    payload = TRANSPORT[UDP]
+    if isinstance(address, IPv4Address):
+        frame = ipv4(UDP, payload, source=address)
+    else:
+        frame = ipv6(UDP, payload, source=address)
+    any_stages.deny({ip_network(address): Deny(1)})
+    size = len(address.packed)
+    start = filter_start(address)
+    own = bytearray(DENY_FILTER.size)
+    own[start >> 3] = 1 << (start & 7)
+    others = bytes(0xFF ^ byte for byte in own)
+    element = filter_element(any_stages.deny_index, size).to_bytes(4, "little")
+    bpf.update(any_stages.fds["x0d_deny_filter"], element, bytes(own))
+    assert any_stages.run(frame).verdict == DROP
+    bpf.update(any_stages.fds["x0d_deny_filter"], element, others)
+    assert any_stages.run(frame).verdict == PASS
 
 
 PREFIXES4 = st.builds(

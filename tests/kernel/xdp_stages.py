@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from ipaddress import IPv4Network, ip_network
+from ipaddress import ip_network
 from pathlib import Path
 
 from x0d.kernel import bpf, layout, layout_policy
@@ -122,21 +122,23 @@ class XdpStages:
 
     # ---- deny-list ----
 
-    def deny(self, entries: Mapping[Network, Deny], covered: Sequence[IPv4Network] | None = None) -> None:
+    def deny(self, entries: Mapping[Network, Deny], covered: Sequence[Network] | None = None) -> None:
         """Replace the whole list; ``covered`` are the networks of the filter, by default those of the list."""
         index = self.deny_index = 1 - self.deny_index
         kinds = 0
         for name, shape in layout.deny_shapes(max(len(entries), 1)).items():
-            chosen = {key: deny for network, deny in entries.items() if (key := _deny_key(name, network))}
+            pairs = {key: deny for network, deny in entries.items() if (key := _deny_key(name, network))}
             kind = bpf.LPM_TRIE if name.endswith("_nets") else bpf.HASH
             made = bpf.MapKind(kind, shape.key_size, shape.value_size, shape.entries_max, bpf.NO_PREALLOC)
             with bpf.closing(bpf.create_map(name, made)) as inner:
-                for key, deny in chosen.items():
+                for key, deny in pairs.items():
                     bpf.update(inner, key, layout_policy.encode_deny(deny))
                 bpf.update(self.fds[name], _index(index), _NUMBER.pack(inner))
-            kinds |= layout_policy.DENY_BITS[name] if chosen else 0
-        networks = [entry for entry in entries if isinstance(entry, IPv4Network)] if covered is None else covered
-        bpf.update(self.fds["x0d_deny_filter"], _index(index), layout_policy.encode_deny_filter(networks))
+            kinds |= layout_policy.DENY_BITS[name] if pairs else 0
+        chosen = list(entries) if covered is None else covered
+        for version, size in ((4, 4), (6, 16)):
+            bits = layout_policy.encode_deny_filter([network for network in chosen if network.version == version])
+            bpf.update(self.fds["x0d_deny_filter"], _index(layout_policy.filter_element(index, size)), bits)
         self._policy = Policy(index, kinds, self._policy.limit_generation)
         self._put_policy()
 

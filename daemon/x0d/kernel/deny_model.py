@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, DENY_BITS, DENY_KEYS, FILTER_BITS
+from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, DENY_BITS, DENY_KEYS
 from x0d.policy.model import PrefixKey, mask
 
 assert sys.byteorder == "little", "values are made as arrays of u64, whose low half is the slot"
@@ -24,7 +24,6 @@ assert sys.byteorder == "little", "values are made as arrays of u64, whose low h
 CAPACITY_MIN = 1024
 _WORDS = DENY.size // 8
 _LENGTH_BYTES = tuple(struct.pack("=I", length) for length in range(129))
-_SET, _CLEAR = b"1", b"0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,25 +158,3 @@ def nested(changed: Iterable[PrefixKey], expiring: Collection[PrefixKey]) -> lis
         within = [prefix for prefix in expiring if prefix[1] > length and len(prefix[0]) == size]
         found += [prefix for prefix in within if (mask(prefix[0], length), length) in outer]
     return list(dict.fromkeys(found))
-
-
-# ---- the filter ----
-
-
-def empty_filter() -> bytearray:
-    """One byte for each start of 16 bits that an IPv4 address can have; none is set."""
-    return bytearray(_CLEAR * FILTER_BITS)
-
-
-def add_to_filter(flags: bytearray, prefixes: Collection[PrefixKey]) -> None:
-    """Set the starts that IPv4 prefixes cover."""
-    for start in {address[:2] for address, length in prefixes if length >= 16}:
-        flags[start[0] << 8 | start[1]] = _SET[0]
-    for address, length in [prefix for prefix in prefixes if prefix[1] < 16]:
-        first, count = address[0] << 8 | address[1], 1 << (16 - length)
-        flags[first : first + count] = _SET * count
-
-
-def encode_filter(flags: bytearray) -> bytes:
-    """Value of map ``x0d_deny_filter``: bit by bit, the lowest first."""
-    return int(bytes(reversed(flags)), 2).to_bytes(FILTER_BITS // 8, "little")

@@ -12,7 +12,7 @@ All methods block and are called from one thread.
 
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import structlog
@@ -20,16 +20,18 @@ import structlog
 from x0d import telemetry
 from x0d.errors import KernelRefused, TooMany
 from x0d.kernel import bpf, deny_maps, deny_model
+from x0d.kernel.deny_filter import DenyFilter
 from x0d.kernel.deny_maps import DenyMaps, Generation
 from x0d.kernel.deny_model import DENY_LISTS
 from x0d.kernel.deny_slots import DenySlots
+from x0d.kernel.layout_policy import filter_element
 from x0d.kernel.policy_word import PolicyWord
 from x0d.policy.model import PrefixKey
 
 IN_PLACE_MAX = 4096
 """More changes than this, and more than a quarter of the list: it is built anew."""
 FILTER_STALE_MIN = 1024
-"""So many IPv4 entries, and a quarter of the list, are deleted before the filter is computed again."""
+"""So many entries, and a quarter of the list, are deleted before the filter is computed again."""
 
 ZEROED_AT_ONCE = 65536
 _INDEX = struct.Struct("=I")
@@ -56,8 +58,7 @@ class DenyList:
         self._slot_of: dict[PrefixKey, int] = {}
         self._slots = DenySlots(self._slots_max)
         self._expiring: set[PrefixKey] = set()  # true prefixes that expire
-        self._filter = deny_model.empty_filter()
-        self._filter_stale = 0
+        self._filter, self._filter_stale = DenyFilter(), 0
         self._counts = [0] * len(DENY_LISTS)
         self._hits_buffer = bpf.MapBuffer(4, 8 * self._cpus)
 
@@ -103,15 +104,14 @@ class DenyList:
         except KernelRefused:
             self._slots.give_back(slot for prefix, slot in slot_of.items() if prefix not in self._slot_of)
             raise
-        flags = deny_model.empty_filter()
-        deny_model.add_to_filter(flags, parts[0] + parts[1])
-        bpf.update(self._filter_fd, _INDEX.pack(index), deny_model.encode_filter(flags))
+        fresh = DenyFilter(entries)
+        self._write_filter(fresh, index)
         self._zero(shared)
         self._word.flip_deny(index, self._kinds(parts))
         self._retired_slots = gone
         self._retired, self._generation = (self._generation if self._generation.maps else None), made
         self._entries, self._slot_of = entries, slot_of
-        self._note_parts(parts, flags)
+        self._note_parts(parts, fresh)
 
     def sweep(self) -> None:
         """Free what the list before this one had, once no packet can be in it."""
@@ -180,7 +180,7 @@ class DenyList:
             bpf.delete_batch(inner.fd, deny_model.encode_keys(inner.kind, part), inner.kind.key_size)
         self._forget(doomed)
         self._write(deny_model.nested(doomed, self._expiring))
-        self._narrow(len(parts[0]) + len(parts[1]))
+        self._narrow(len(doomed))
 
     def _undo(self, fresh: Collection[PrefixKey], before: Mapping[PrefixKey, int]) -> None:
         for inner, part in zip(self._generation.maps, deny_model.split(fresh), strict=True):
@@ -213,24 +213,21 @@ class DenyList:
         """Let XDP look for entries that are about to be there."""
         for place, part in enumerate(parts):
             self._counts[place] += len(part)
-        if parts[0] or parts[1]:
-            deny_model.add_to_filter(self._filter, parts[0] + parts[1])
-            self._write_filter()
+        families = self._filter.add(chain.from_iterable(parts))
+        self._write_filter(self._filter, self._generation.index, families)
         self._word.set_deny_kinds(self._word.policy.deny_kinds | self._kinds(parts))
 
-    def _narrow(self, deleted4: int) -> None:
+    def _narrow(self, deleted: int) -> None:
         """Let XDP skip what has gone."""
-        self._filter_stale += deleted4
+        self._filter_stale += deleted
         if self._filter_stale > max(FILTER_STALE_MIN, len(self._entries) // 4):
-            self._filter = deny_model.empty_filter()
-            deny_model.add_to_filter(self._filter, [prefix for prefix in self._entries if len(prefix[0]) == 4])
-            self._filter_stale = 0
-            self._write_filter()
+            self._filter, self._filter_stale = DenyFilter(self._entries), 0
+            self._write_filter(self._filter, self._generation.index)
         self._word.set_deny_kinds(sum(kind.bit for kind, count in zip(DENY_LISTS, self._counts, strict=True) if count))
 
-    def _write_filter(self) -> None:
-        index = _INDEX.pack(self._generation.index)
-        bpf.update(self._filter_fd, index, deny_model.encode_filter(self._filter))
+    def _write_filter(self, chosen: DenyFilter, index: int, families: Iterable[int] = (4, 16)) -> None:
+        for family in families:
+            bpf.update(self._filter_fd, _INDEX.pack(filter_element(index, family)), chosen.encode(family))
 
     # ---- after a start ----
 
@@ -268,10 +265,8 @@ class DenyList:
         for inner in self._generation.maps:
             self._maps.put_into_outer(inner, self._generation.index)
         parts = deny_model.split(self._entries)
-        flags = deny_model.empty_filter()
-        deny_model.add_to_filter(flags, parts[0] + parts[1])
-        self._note_parts(parts, flags)
-        self._write_filter()
+        self._note_parts(parts, DenyFilter(self._entries))
+        self._write_filter(self._filter, self._generation.index)
         self._word.set_deny_kinds(self._kinds(parts))
         for place, content in zip((1, 3), (contents[1], contents[3]), strict=True):
             found = dict(zip(content.prefixes, content.covered, strict=True))
@@ -288,12 +283,12 @@ class DenyList:
 
     # ---- small parts ----
 
-    def _note_parts(self, parts: tuple[list[PrefixKey], ...], flags: bytearray) -> None:
+    def _note_parts(self, parts: tuple[list[PrefixKey], ...], chosen: DenyFilter) -> None:
         self._counts = [len(part) for part in parts]
         self._expiring = set()
         if any(self._entries.values()):
             self._expiring = {prefix for prefix in parts[1] + parts[3] if self._entries[prefix]}
-        self._filter, self._filter_stale = flags, 0
+        self._filter, self._filter_stale = chosen, 0
 
     def _require_room(self, count: int) -> None:
         if count > self._entries_max:

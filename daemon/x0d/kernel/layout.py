@@ -119,7 +119,7 @@ def map_shapes(
         "x0d_low": MapShape(IFINDEX.size, INTERFACE.size, LOW_INTERFACES_MAX),
         "x0d_interfaces": MapShape(IFINDEX.size, INTERFACE.size, INTERFACES_MAX),
         **{name: MapShape(4, 4, 2) for name in policy.DENY_KEYS},
-        "x0d_deny_filter": MapShape(4, policy.DENY_FILTER.size, 2),
+        "x0d_deny_filter": MapShape(4, policy.DENY_FILTER.size, policy.FILTERS),
         "x0d_deny_hits": MapShape(4, COUNT.size, deny_entries_max),
         "x0d_limit4": MapShape(policy.NET4_KEY.size, policy.LIMIT_INDEX.size, limits_max),
         "x0d_limit6": MapShape(policy.NET6_KEY.size, policy.LIMIT_INDEX.size, limits_max),

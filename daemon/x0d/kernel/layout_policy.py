@@ -8,7 +8,7 @@ Integers are the host's, addresses and ports in network order, times CLOCK_MONOT
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 from x0d.mesh.model import Address
 
@@ -19,8 +19,12 @@ DENY_4, DENY_4_NETS, DENY_6, DENY_6_NETS = 1, 2, 4, 8
 DENY_KEYS = {"x0d_deny4": 4, "x0d_deny4_nets": 8, "x0d_deny6": 16, "x0d_deny6_nets": 20}
 """Outer map of each list to the key size of its inner maps; the order is that of the bits."""
 DENY_BITS = dict(zip(DENY_KEYS, (DENY_4, DENY_4_NETS, DENY_6, DENY_6_NETS), strict=True))
-FILTER_BITS = 1 << 16
-"""One for each start of 16 bits that an IPv4 address can have."""
+FILTER_START_BITS = 20
+"""So many bits of an IPv4 address, its first, or of the hash of an IPv6 address, choose its bit in the filter."""
+FILTER_BITS = 1 << FILTER_START_BITS
+FILTER_MULTIPLIER = 0x9E3779B1
+FILTERS = 4
+"""Elements of map ``x0d_deny_filter``: see ``filter_element``."""
 LIMITS_MAX = 1024
 LIMIT_TICKS_MIN = 20
 """A limit whose tolerance is so many jiffies or more is kept by jiffies."""
@@ -31,11 +35,13 @@ SCRATCH_BYTES = 80
 """Value of map ``x0d_scratch``, which only XDP reads."""
 IPV4_MAPPED = bytes(10) + b"\xff\xff"
 
+_DIGITS = bytes.maketrans(b"\0\1", b"01")
+
 POLICY = struct.Struct("=BBHI")
 NET4_KEY = struct.Struct("=I4s")
 NET6_KEY = struct.Struct("=I16s")
 DENY = struct.Struct("=IIQQ")
-DENY_FILTER = struct.Struct("=1024Q")
+DENY_FILTER = struct.Struct("=16384Q")
 LIMIT = struct.Struct("=QQQII")
 LIMIT_INDEX = struct.Struct("=I")
 SOURCE = struct.Struct("=5Q")
@@ -165,14 +171,33 @@ def decode_deny(value: bytes) -> Deny:
     return Deny(slot, expires_at_ns, covered_until_ns)
 
 
-def encode_deny_filter(networks: Iterable[IPv4Network]) -> bytes:
-    """Set the bit of every start of 16 bits in which one of ``networks`` (a /32 for an address) lies."""
-    bits = [False] * FILTER_BITS
+def filter_element(deny_index: int, address_bytes: int) -> int:
+    """Element of map ``x0d_deny_filter`` for addresses of that size, 4 or 16 bytes."""
+    return deny_index + (2 if address_bytes == 16 else 0)
+
+
+def filter_start(address: Address) -> int:
+    """Which bit of its family's filter an address has."""
+    rest = 32 - FILTER_START_BITS
+    if isinstance(address, IPv6Address):
+        return ((int(address) >> 96) * FILTER_MULTIPLIER & 0xFFFFFFFF) >> rest
+    return int(address) >> rest
+
+
+def encode_deny_filter(networks: Iterable[Network]) -> bytes:
+    """Set the bits of all addresses in ``networks``, which are of one family; plain, not fast."""
+    flags = bytearray(FILTER_BITS)
     for network in networks:
-        first, last = int(network.network_address) >> 16, int(network.broadcast_address) >> 16
-        bits[first : last + 1] = [True] * (last + 1 - first)
-    words = (sum(bit << place for place, bit in enumerate(bits[at : at + 64])) for at in range(0, FILTER_BITS, 64))
-    return DENY_FILTER.pack(*words)
+        first, last = network.network_address, network.broadcast_address
+        if isinstance(first, IPv4Address):
+            low, count = filter_start(first), filter_start(last) + 1 - filter_start(first)
+            flags[low : low + count] = b"\1" * count
+        elif network.prefixlen < FILTER_START_BITS:
+            flags = bytearray(b"\1" * FILTER_BITS)
+        else:
+            for beginning in range(int(first) >> 96, (int(last) >> 96) + 1):
+                flags[filter_start(IPv6Address(beginning << 96))] = 1
+    return int(flags[::-1].translate(_DIGITS), 2).to_bytes(DENY_FILTER.size, "little")
 
 
 def encode_limit(limit: Limit) -> bytes:
