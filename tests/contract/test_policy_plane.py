@@ -13,7 +13,7 @@ from x0d.errors import TooMany
 from x0d.kernel import bpf
 from x0d.kernel.layout_policy import IPV4_MAPPED, SOURCE
 from x0d.kernel.policy import KernelPolicy
-from x0d.policy.model import LIMITS_MAX, PackedPrefix, parse_prefix
+from x0d.policy.model import LIMITS_MAX, PackedPrefix, PrefixKey, parse_prefix
 from x0d.ports.policy import LimitRate, PolicyPlane, Source
 
 ENTRIES_MAX = 2000
@@ -143,6 +143,31 @@ def test_entries_that_stay_keep_their_hits(play: Play) -> None:
         await traffic.restart()
         await plane.put_deny({FIRST: 0, NET: 99})
         assert {NET: 8, SECOND: 0, NET6: 0, FIRST: 0} == await plane.deny_hits()
+
+    play(scenario)
+
+
+def test_prepared_list_is_not_in_force(play: Play) -> None:
+    """What is prepared changes nothing until it is put in force; hits are kept; other changes are as good meanwhile."""
+
+    async def scenario(plane: PolicyPlane, traffic: Traffic) -> None:
+        await plane.replace_deny({FIRST: 0, SECOND: 0})
+        await traffic.deny(SECOND, 3)
+        other: dict[PrefixKey, int] = {SECOND: 0, NET: 5}
+        await plane.prepare_deny(other)
+        assert {FIRST: 0, SECOND: 3} == await plane.deny_hits()
+        await plane.replace_deny(other)
+        assert (other, {SECOND: 3, NET: 0}) == (await plane.deny(), await plane.deny_hits())
+        last: dict[PrefixKey, int] = {FIRST: 0, SECOND: 0}
+        for change in (plane.abandon_deny(), plane.put_deny({NET6: 9}), plane.delete_deny([NET]), traffic.restart()):
+            await plane.prepare_deny(last)
+            await change
+        assert {SECOND: 0, NET6: 9} == await plane.deny()
+        await plane.replace_deny(last)
+        assert {FIRST: 0, SECOND: 3} == await plane.deny_hits()
+        with pytest.raises(TooMany, match="deny_entries_max"):
+            await plane.prepare_deny({(struct.pack("!I", number), 32): 0 for number in range(ENTRIES_MAX + 1)})
+        assert last == await plane.deny()
 
     play(scenario)
 

@@ -11,7 +11,7 @@ import pytest
 
 from fakes.policy_store import FakePolicyStore
 from x0d.errors import StorageFailed
-from x0d.policy.model import DenyEntry, Limit, PackedPrefix, parse_prefix
+from x0d.policy.model import DenyEntry, Limit, PackedPrefix, PrefixKey, Terms, parse_prefix
 from x0d.ports import PolicyStore
 from x0d.store.policy import PolicyDatabase
 
@@ -91,11 +91,32 @@ def test_whole_list_is_replaced(play: Play) -> None:
     async def scenario(store: PolicyStore, _: Callable[[], None]) -> None:
         await store.save_deny([ADDRESS, NETWORK])
         await store.save_limit(LIMIT)
-        await store.replace_deny([NETWORK6, replace(NETWORK, comment="new")])
+        await store.replace_deny({NETWORK6.prefix: Terms(), NETWORK.prefix: Terms(NETWORK.expires_unix_ms, "new")})
         assert {NETWORK6, replace(NETWORK, comment="new")} == await deny_of(store)
         assert {LIMIT} == await limits_of(store)
-        await store.replace_deny([])
+        await store.replace_deny({})
         assert set() == await deny_of(store)
+
+    play(scenario)
+
+
+def test_long_list_of_all_kinds_is_replaced(play: Play) -> None:
+    """Hundreds of entries that say the same, others that say something of their own, both families: all come back."""
+
+    async def scenario(store: PolicyStore, _: Callable[[], None]) -> None:
+        terms = [
+            Terms(),
+            Terms(1_700_000_000_000, "scanner é"),
+            *(Terms(number, f"no {number}") for number in range(40)),
+        ]
+        entries: dict[PrefixKey, Terms] = {}
+        for number in range(3000):
+            size = 4 if number % 3 else 16
+            said = terms[number % 2] if number % 8 else terms[number % len(terms)]
+            entries[(number % 256).to_bytes() + number.to_bytes(size - 1, "little"), size * 8] = said
+        for _again in range(2):
+            await store.replace_deny(entries)
+            assert {DenyEntry(PackedPrefix(*prefix), *said) for prefix, said in entries.items()} == await deny_of(store)
 
     play(scenario)
 
@@ -126,7 +147,7 @@ def test_trouble_is_storage_failed(play: Play) -> None:
         with pytest.raises(StorageFailed):
             await store.load()
         with pytest.raises(StorageFailed):
-            await store.replace_deny([NETWORK])
+            await store.replace_deny({NETWORK.prefix: Terms()})
         with pytest.raises(StorageFailed):
             await store.save_deny([NETWORK])
         with pytest.raises(StorageFailed):

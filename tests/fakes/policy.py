@@ -28,19 +28,31 @@ class FakePolicyPlane:
     """Raised by every change."""
     replacements: int = 0
     """Whole deny-lists that were put in force."""
+    prepared: Mapping[PrefixKey, int] | None = None
+    """What ``replace_deny`` would find built."""
 
     async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         self._require_deny_room(len(entries))
         self.entries = dict(entries)
+        self.prepared = None
         self.replacements += 1
         self._forget_hits()
 
+    async def prepare_deny(self, entries: Mapping[PrefixKey, int]) -> None:
+        self._require_deny_room(len(entries))
+        self.prepared = entries
+
+    async def abandon_deny(self) -> None:
+        self.prepared = None
+
     async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         self._require_deny_room(len(self.entries.keys() | entries.keys()))
+        self.prepared = None
         self.entries.update(entries)
 
     async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         self._require_kernel()
+        self.prepared = None
         for prefix in prefixes:
             self.entries.pop(prefix, None)
         self._forget_hits()

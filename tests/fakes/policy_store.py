@@ -5,10 +5,10 @@ and the file to one contract.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from x0d.errors import StorageFailed
-from x0d.policy.model import DenyEntry, Limit, PrefixKey
+from x0d.policy.model import DenyEntry, Limit, PackedPrefix, PrefixKey, Terms
 
 
 class FakePolicyStore:
@@ -30,9 +30,9 @@ class FakePolicyStore:
         await self._answer()
         return list(self.deny.values()), list(self.limits.values())
 
-    async def replace_deny(self, entries: Collection[DenyEntry]) -> None:
+    async def replace_deny(self, entries: Mapping[PrefixKey, Terms]) -> None:
         def replace() -> None:
-            self.deny = {entry.prefix: entry for entry in entries}
+            self.deny = {prefix: DenyEntry(PackedPrefix(*prefix), *terms) for prefix, terms in entries.items()}
 
         await self._write(replace)
 

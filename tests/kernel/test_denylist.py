@@ -293,6 +293,29 @@ def test_a_slot_that_a_killed_daemon_freed_counts_from_zero(maps: PolicyMaps) ->
     deny.close()
 
 
+def test_what_is_prepared_leaves_no_trace(maps: PolicyMaps) -> None:
+    """Abandoned, refused, or killed before it was in force: the old list is as it was, and all slots are free again."""
+    old = {(struct.pack("!I", number), 32): 0 for number in range(ENTRIES_MAX // 2)}
+    new = {(struct.pack("!I", number), 32): 0 for number in range(ENTRIES_MAX, 2 * ENTRIES_MAX)}
+    deny = _open(maps)
+    deny.replace(old)
+    deny.sweep()
+    free = deny._slots.free
+    for _ in range(3):
+        deny.prepare(new)
+        _check(maps, old)
+        deny.abandon()
+        assert free == deny._slots.free
+        assert bpf.lookup(maps.fds["x0d_deny4"], index_key(1 - _policy_index(maps)), 4) is None
+    deny.prepare(new)
+    deny.close()
+    deny = _open(maps)
+    _check(maps, old)
+    deny.replace(new)
+    _check(maps, new)
+    deny.close()
+
+
 def test_the_word_changes_one_field_at_a_time(maps: PolicyMaps, monkeypatch: pytest.MonkeyPatch) -> None:
     """However the kernel copies it, no packet reads the new index with the old kinds alone."""
     word = PolicyWord(maps.fds["x0d_policy"])

@@ -1,5 +1,6 @@
 """A policy service on fakes that outlive it, as kernel and disk outlive the daemon."""
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from fakes.clock import FakeClock
@@ -37,6 +38,8 @@ class WatchedPlane(FakePolicyPlane):
         super().__init__()
         self.calls: list[str] = []
         """Names of the changes made, in order; those refused are not among them."""
+        self.is_prepared = asyncio.Event()
+        """Set when a list has been prepared."""
 
     def drop(self, prefix: PackedPrefix, packets: int) -> None:
         """Count packets against an entry that is there."""
@@ -47,6 +50,11 @@ class WatchedPlane(FakePolicyPlane):
         """Put a whole list in force."""
         await super().replace_deny(entries)
         self.calls.append("replace_deny")
+
+    async def prepare_deny(self, entries: Mapping[PrefixKey, int]) -> None:
+        """Build a list."""
+        await super().prepare_deny(entries)
+        self.is_prepared.set()
 
     async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """Add entries."""

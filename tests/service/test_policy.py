@@ -8,7 +8,7 @@ import pytest
 from service.policies import REFUSAL, World
 from x0d.errors import InvalidInput, KernelRefused, NotThere, StorageFailed, TooMany, WouldLockOut
 from x0d.policy.durations import DURATION_S_MAX
-from x0d.policy.model import DenyEntry, parse_prefix
+from x0d.policy.model import DenyEntry, Terms, parse_prefix
 from x0d.service.policy_state import FORCE_ALERT, STORE_ALERT
 
 HOUR_MS = 3_600_000
@@ -186,7 +186,7 @@ def test_start_puts_in_force_what_the_store_holds() -> None:
         await world.restart()
         assert ["delete_deny"] == world.plane.calls
         await world.holds_everywhere("10.1.0.1", "10.1.0.3")
-        await world.store.replace_deny([world.store.deny[parse_prefix("10.1.0.1")]])
+        await world.store.replace_deny({parse_prefix("10.1.0.1"): Terms()})
         await world.store.save_deny([DenyEntry(parse_prefix("10.1.0.9"))])
         await world.restart()
         assert ["delete_deny", "replace_deny"] == world.plane.calls

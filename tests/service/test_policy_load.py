@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from service.policies import REFUSAL, World
-from x0d.errors import Busy, InvalidInput, KernelRefused, TooMany, WouldLockOut
+from x0d.errors import Busy, InvalidInput, KernelRefused, StorageFailed, TooMany, WouldLockOut
 from x0d.policy.model import parse_prefix
 from x0d.store.policy import PolicyDatabase
 
@@ -127,6 +127,25 @@ def test_refused_load_leaves_the_old_list() -> None:
             await world.load("10.1.0.2")
         assert before == world.store.deny
         await world.holds_everywhere("10.1.0.1")
+
+    play(scenario)
+
+
+def test_load_that_is_not_stored_leaves_nothing() -> None:
+    """The kernel builds a list while the store writes it; when the store refuses, that is dropped, never in force."""
+
+    async def scenario(world: World) -> None:
+        await world.deny("10.1.0.1")
+        world.store.free.clear()
+        loading = asyncio.create_task(world.load("10.1.0.2"))
+        await world.plane.is_prepared.wait()
+        assert {parse_prefix("10.1.0.2"): 0} == world.plane.prepared
+        world.store.broken = "disk full"
+        world.store.free.set()
+        with pytest.raises(StorageFailed):
+            await loading
+        assert world.plane.prepared is None
+        assert ["put_deny"] == world.plane.calls
 
     play(scenario)
 

@@ -14,7 +14,6 @@ import sys
 from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import itemgetter
 
 from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, DENY_BITS, DENY_KEYS
 from x0d.policy.model import PrefixKey, mask
@@ -79,8 +78,14 @@ def capacity(count: int) -> int:
 
 
 def in_order(nets: Iterable[PrefixKey]) -> list[PrefixKey]:
-    """By address, the broader first.  Neighbours in a trie come together, which halves the time to fill it."""
-    return sorted(sorted(nets, key=itemgetter(1)), key=itemgetter(0))
+    """By address, the broader first.  Neighbours in a trie come together, which halves the time to fill it.
+
+    Sorted in parts: one sort of 100,000 would keep the interpreter from the event loop.
+    """
+    parts: dict[int, list[PrefixKey]] = {}
+    for net in nets:
+        parts.setdefault(net[0][0], []).append(net)
+    return [net for first in sorted(parts) for net in sorted(parts[first])]
 
 
 def encode_keys(kind: DenyListKind, prefixes: Iterable[PrefixKey]) -> bytes:
@@ -99,12 +104,12 @@ def decode_keys(kind: DenyListKind, keys: bytes) -> list[PrefixKey]:
     return [(keys[at + 4 : at + size], keys[at]) for at in starts]
 
 
-def encode_values(slots: Iterable[int], expiries: Iterable[int], covered: Iterable[int]) -> "array[int]":
-    """Values of a list, one after the other (``struct x0d_deny``)."""
-    columns = [array("Q", slots), array("Q", expiries), array("Q", covered)]
-    values = array("Q", bytes(DENY.size * len(columns[0])))
-    for number, column in enumerate(columns):
-        values[number::_WORDS] = column
+def encode_values(slots: Sequence[int], expiries: Sequence[int], covered: Sequence[int]) -> "array[int]":
+    """Values of a list, one after the other (``struct x0d_deny``); a column without entries is zero."""
+    values = array("Q", bytes(DENY.size * len(slots)))
+    for number, column in enumerate((slots, expiries, covered)):
+        if column:
+            values[number::_WORDS] = array("Q", column)
     return values
 
 

@@ -5,8 +5,24 @@ replaced.  The lowest free slots are given out first, so that a short list is re
 Whoever gives slots back has set their hits to zero.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
+
+from x0d.policy.model import PrefixKey
+
+
+@dataclass(frozen=True, slots=True)
+class Allotted:
+    """Which slots a new list has."""
+
+    of: dict[PrefixKey, int]
+    taken: list[int]
+    """Of these, those that were free."""
+    shared: list[int]
+    """Of these, those of entries that the old list has and the new one has not."""
+    gone: list[int]
+    """Those of the old list that are free after it."""
 
 
 class DenySlots:
@@ -36,6 +52,22 @@ class DenySlots:
         fresh = range(self._untouched, self._untouched + count - below)
         self._untouched = fresh.stop
         return [*taken, *fresh]
+
+    def allot(self, before: Mapping[PrefixKey, int], entries: Mapping[PrefixKey, int]) -> Allotted:
+        """Give out slots for a list that follows another, whose entries have those in ``before``.
+
+        Where there is no room for both lists, new entries take the slots of those that leave, and the
+        old list's last hits between zeroing and flip are counted for the new entry.
+        """
+        new = [prefix for prefix in entries if prefix not in before]
+        kept = {prefix: before[prefix] for prefix in entries if prefix in before} if len(new) < len(entries) else {}
+        gone = [slot for prefix, slot in before.items() if prefix not in kept] if kept else list(before.values())
+        taken = self.take(min(len(new), self.free))
+        shared = gone[: len(new) - len(taken)]
+        slot_of = dict(entries)  # of its size already: one that grows to it takes twice the time
+        slot_of.update(kept)
+        slot_of.update(zip(new, taken + shared, strict=True))
+        return Allotted(slot_of, taken, shared, gone[len(shared) :])
 
     def give_back(self, slots: Iterable[int]) -> None:
         """Their entries are gone."""

@@ -11,7 +11,9 @@ All methods block and are called from one thread.
 """
 
 import struct
+from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from x0d.kernel import bpf, deny_maps, deny_model
 from x0d.kernel.deny_filter import DenyFilter
 from x0d.kernel.deny_maps import DenyMaps, Generation
 from x0d.kernel.deny_model import DENY_LISTS
-from x0d.kernel.deny_slots import DenySlots
+from x0d.kernel.deny_slots import Allotted, DenySlots
 from x0d.kernel.layout_policy import filter_element
 from x0d.kernel.policy_word import PolicyWord
 from x0d.policy.model import PrefixKey
@@ -37,6 +39,19 @@ ZEROED_AT_ONCE = 65536
 _INDEX = struct.Struct("=I")
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A list that is built but not in force."""
+
+    asked: Mapping[PrefixKey, int]
+    """The caller's own object."""
+    entries: dict[PrefixKey, int]
+    slots: Allotted
+    parts: tuple[list[PrefixKey], ...]
+    made: Generation
+    filter: DenyFilter
 
 
 class DenyList:
@@ -53,6 +68,7 @@ class DenyList:
         self._maps = DenyMaps(map_fds, maps_dir)
         self._generation = Generation(0, ())
         self._retired: Generation | None = None
+        self._prepared: _Prepared | None = None
         self._retired_slots: Collection[int] = ()
         self._entries: dict[PrefixKey, int] = {}
         self._slot_of: dict[PrefixKey, int] = {}
@@ -87,31 +103,61 @@ class DenyList:
         """Put a whole list in force; ``sweep`` is to be called some time later.
 
         Raises:
-            TooMany: nothing has changed.
-            KernelRefused: nothing has changed.
+            TooMany, KernelRefused: nothing has changed.
         """
+        if self._prepared is None or self._prepared.asked is not entries:
+            self.prepare(entries)
+        self._put_in_force()
+
+    def prepare(self, entries: Mapping[PrefixKey, int]) -> None:
+        """Build a list where nobody looks; ``replace`` by the same object then has little left to do.
+
+        Any other change abandons it.  Raises as ``replace``.
+        """
+        self.abandon()
         self._require_room(len(entries))
         if entries != self._entries:
-            self._rebuild(dict(entries))
+            self._prepared = self._build(entries)
 
-    def _rebuild(self, entries: dict[PrefixKey, int]) -> None:
+    def abandon(self) -> None:
+        """Drop what was prepared; nothing happens if nothing was."""
+        prepared, self._prepared = self._prepared, None
+        if prepared is not None:
+            self._slots.give_back(prepared.slots.taken)
+            self._maps.clear(prepared.made.index)
+            self._maps.close(prepared.made)
+
+    def _rebuild(self, entries: Mapping[PrefixKey, int]) -> None:
+        self.abandon()
+        self._prepared = self._build(entries)
+        self._put_in_force()
+
+    def _build(self, entries: Mapping[PrefixKey, int]) -> _Prepared:
         self.sweep()
-        slot_of, shared, gone = self._allot(entries)
+        slots = self._slots.allot(self._slot_of, entries)
         parts = deny_model.split(entries)
-        index = 1 - self._generation.index
         try:
-            made = self._maps.make(index, parts, slot_of, entries)
+            made = self._maps.make(1 - self._generation.index, parts, slots.of, entries)
         except KernelRefused:
-            self._slots.give_back(slot for prefix, slot in slot_of.items() if prefix not in self._slot_of)
+            self._slots.give_back(slots.taken)
             raise
-        fresh = DenyFilter(entries)
-        self._write_filter(fresh, index)
-        self._zero(shared)
-        self._word.flip_deny(index, self._kinds(parts))
-        self._retired_slots = gone
-        self._retired, self._generation = (self._generation if self._generation.maps else None), made
-        self._entries, self._slot_of = entries, slot_of
-        self._note_parts(parts, fresh)
+        return _Prepared(entries, dict(entries), slots, parts, made, DenyFilter(entries))
+
+    def _put_in_force(self) -> None:
+        prepared = self._prepared
+        if prepared is None:  # it is in force already
+            return
+        try:
+            self._write_filter(prepared.filter, prepared.made.index)
+            self._zero(prepared.slots.shared)
+            self._word.flip_deny(prepared.made.index, self._kinds(prepared.parts))
+        except KernelRefused:
+            self.abandon()
+            raise
+        self._prepared, self._retired_slots = None, prepared.slots.gone
+        self._retired, self._generation = (self._generation if self._generation.maps else None), prepared.made
+        self._entries, self._slot_of = prepared.entries, prepared.slots.of
+        self._note_parts(prepared.parts, prepared.filter)
 
     def sweep(self) -> None:
         """Free what the list before this one had, once no packet can be in it."""
@@ -122,23 +168,6 @@ class DenyList:
             slots, self._retired_slots = self._retired_slots, ()
             self._free_slots(slots)
 
-    def _allot(self, entries: Mapping[PrefixKey, int]) -> tuple[dict[PrefixKey, int], list[int], list[int]]:
-        """Slots of a new list, those of them that the old list still uses, and those that are free after it.
-
-        Where the hits map has no room for both lists, new entries take the slots of those that leave,
-        and the old list's last hits between zeroing and flip are counted for the new entry.
-        """
-        kept = dict(zip(entries, map(self._slot_of.get, entries), strict=True))
-        new = [prefix for prefix, slot in kept.items() if slot is None]
-        slot_of = {prefix: slot for prefix, slot in kept.items() if slot is not None} if len(new) < len(kept) else {}
-        gone: list[int] = []
-        if len(slot_of) < len(self._slot_of):
-            gone = list(set(self._slot_of.values()).difference(slot_of.values()))
-        taken = self._slots.take(min(len(new), self._slots.free))
-        shared = gone[: len(new) - len(taken)]
-        slot_of.update(zip(new, taken + shared, strict=True))
-        return slot_of, shared, gone[len(shared) :]
-
     # ---- single entries ----
 
     def put(self, entries: Mapping[PrefixKey, int]) -> None:
@@ -147,6 +176,7 @@ class DenyList:
         fresh = [prefix for prefix in changed if prefix not in self._entries]
         if not changed:
             return
+        self.abandon()
         if fresh:
             self._require_room(len(self._entries) + len(fresh))
         parts = deny_model.split(fresh)
@@ -172,6 +202,7 @@ class DenyList:
         doomed = {prefix for prefix in prefixes if prefix in self._entries}
         if not doomed:
             return
+        self.abandon()
         if self._is_bulk(len(doomed)):
             self._rebuild({prefix: expires for prefix, expires in self._entries.items() if prefix not in doomed})
             return
@@ -206,7 +237,7 @@ class DenyList:
             covered = [deny_model.covered_until_one(prefix, self._entries) for prefix in part]
             # Without a slot of its own, an entry has one that the hits map does not have.
             slots = [self._slot_of.get(prefix, self._slots_max) for prefix in part]
-            values = deny_model.encode_values(slots, map(self._entries.__getitem__, part), covered)
+            values = deny_model.encode_values(slots, [self._entries[prefix] for prefix in part], covered)
             bpf.update_batch(inner.fd, deny_model.encode_keys(inner.kind, part), values, len(part))
 
     def _widen(self, parts: tuple[list[PrefixKey], ...]) -> None:
@@ -277,7 +308,8 @@ class DenyList:
 
     def close(self) -> None:
         """Close descriptors; the list stays in force, and the next ``adopt`` tidies what ``sweep`` has not."""
-        for generation in (self._generation, self._retired):
+        prepared = self._prepared.made if self._prepared is not None else None
+        for generation in (self._generation, self._retired, prepared):
             if generation is not None:
                 self._maps.close(generation)
 
@@ -314,6 +346,5 @@ class DenyList:
     def _zero(self, slots: Iterable[int]) -> None:
         """Set hits to zero, a bounded piece at a time."""
         rest = iter(slots)
-        while keys := b"".join(map(_INDEX.pack, islice(rest, ZEROED_AT_ONCE))):
-            count = len(keys) // _INDEX.size
-            bpf.update_batch(self._hits_fd, keys, bytes(8 * self._cpus * count), count)
+        while keys := array("I", islice(rest, ZEROED_AT_ONCE)):
+            bpf.update_batch(self._hits_fd, keys, bytes(8 * self._cpus * len(keys)), len(keys))

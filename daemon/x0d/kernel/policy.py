@@ -89,6 +89,14 @@ class KernelPolicy:
         await self._do(lambda tables: tables.deny.replace(entries))
         self._sweep_later()
 
+    async def prepare_deny(self, entries: Mapping[PrefixKey, int]) -> None:
+        """As the port says."""
+        await self._do(lambda tables: tables.deny.prepare(entries))
+
+    async def abandon_deny(self) -> None:
+        """As the port says."""
+        await self._do(lambda tables: tables.deny.abandon())
+
     async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """As the port says."""
         await self._do(lambda tables: tables.deny.put(entries))

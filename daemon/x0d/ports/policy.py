@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from x0d.policy.model import DenyEntry, Limit, PackedPrefix, PrefixKey
+from x0d.policy.model import DenyEntry, Limit, PackedPrefix, PrefixKey, Terms
 
 
 class Source(NamedTuple):
@@ -39,12 +39,24 @@ class PolicyPlane(Protocol):
     async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """Put a whole list in force, prefix to expiry: every packet sees the old list or the new one.
 
-        Entries that were there keep their hits.
+        Entries that were there keep their hits.  ``entries`` must not change meanwhile.
 
         Raises:
             TooMany: more entries than the configuration allows; nothing has changed.
             KernelRefused: such as ENOMEM; nothing has changed.
         """
+
+    async def prepare_deny(self, entries: Mapping[PrefixKey, int]) -> None:
+        """Build a list beside the one in force; ``replace_deny`` by the same object, not a copy, is quick then.
+
+        Nothing else is promised: any other change abandons it, and ``replace_deny`` begins anew.
+
+        Raises:
+            TooMany, KernelRefused: ``replace_deny`` would be refused for it.
+        """
+
+    async def abandon_deny(self) -> None:
+        """Drop what was prepared; nothing happens if nothing was."""
 
     async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """Add entries, or change their expiry.  Raises as ``replace_deny``."""
@@ -112,7 +124,7 @@ class PolicyStore(Protocol):
     async def load(self) -> tuple[Sequence[DenyEntry], Sequence[Limit]]:
         """Everything, expired entries included."""
 
-    async def replace_deny(self, entries: Collection[DenyEntry]) -> None:
+    async def replace_deny(self, entries: Mapping[PrefixKey, Terms]) -> None:
         """Put a whole list in place of the old one, in one transaction."""
 
     async def save_deny(self, entries: Collection[DenyEntry]) -> None:

@@ -19,7 +19,7 @@ from x0d.policy.model import Limit, PackedPrefix, PrefixKey, Terms
 from x0d.ports import LimitRate
 from x0d.service.policy_deny import DenyChanges
 from x0d.service.policy_force import enforce_deny, enforce_limits
-from x0d.service.policy_held import DenyEntries, Held, Now, aside
+from x0d.service.policy_held import Held, Now, aside
 from x0d.service.policy_limits import LimitChanges, limit_instants, limit_rates
 from x0d.service.policy_state import FORCE_ALERT, STORE_ALERT, named
 
@@ -141,7 +141,7 @@ class PolicyService(DenyChanges, LimitChanges):
         async with self._one_at_a_time:
             held = self._limits.entries
             try:
-                await self._store.replace_deny(DenyEntries(self._deny.entries))
+                await self._store.replace_deny(self._deny.entries)
                 _, stored = await self._store.load()
                 await self._store.delete_limits([limit.prefix for limit in stored if limit.prefix not in held])
                 for limit in set(held.values()) - set(stored):
@@ -196,7 +196,7 @@ class PolicyService(DenyChanges, LimitChanges):
     ) -> None:
         """Make what the kernel holds the store's; comments are lost."""
         terms = {prefix: Terms(now.expires_unix_ms(due_ns)) for prefix, due_ns in deny.items()}
-        await self._store.replace_deny(DenyEntries(terms))
+        await self._store.replace_deny(terms)
         for prefix, rate in limits.items():
             expires_unix_ms = now.expires_unix_ms(rate.expires_at_ns)
             await self._store.save_limit(Limit(prefix, rate.rate_pps, rate.burst, expires_unix_ms))

@@ -1,5 +1,6 @@
 """The deny-list: listed, added to, taken from, and replaced as a whole by a file."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 
 import structlog
@@ -109,15 +110,14 @@ class DenyChanges(PolicyState):
         async with self._one_at_a_time:
             warnings = await self.guard.judge(entries, force=force, caller_addresses=caller_addresses)
             former = self._deny
-            added = await aside(len(entries), _count_others, entries, former.entries)
-            removed = len(former.entries) - (len(entries) - added)
+            kept = await aside(len(entries), _count_kept, entries, former.entries)
+            added, removed = len(entries) - kept, len(former.entries) - kept
             if not dry_run:
                 held = await aside(len(entries), Held[Terms].from_entries, entries, Now.read(self._clock))
                 instants = await aside(len(entries), held.instants)
-                await self._store.replace_deny(DenyEntries(entries))
+                await self._store_beside_building(entries, instants)
                 await self._in_kernel_too(
-                    self._plane.replace_deny(instants),
-                    lambda: self._store.replace_deny(DenyEntries(former.entries)),
+                    self._plane.replace_deny(instants), lambda: self._store.replace_deny(former.entries)
                 )
                 self._deny = held
             took_ms = (self._clock.monotonic_ns() - started_ns) / 1e6
@@ -127,9 +127,26 @@ class DenyChanges(PolicyState):
             )  # fmt: skip
         return Loaded(len(entries), added, removed, reader.duplicates, warnings, took_ms)
 
+    async def _store_beside_building(
+        self, entries: Mapping[PrefixKey, Terms], instants: Mapping[PrefixKey, int]
+    ) -> None:
+        """Write a list to the store while the kernel builds it, which puts nothing in force.
 
-def _count_others(entries: Mapping[PrefixKey, Terms], former: Mapping[PrefixKey, Terms]) -> int:
-    return sum(prefix not in former for prefix in entries)
+        A kernel that refuses says so again when the list is to be put in force.  Raises StorageFailed; then
+        nothing is left of it.
+        """
+        building = asyncio.gather(self._plane.prepare_deny(instants), return_exceptions=True)
+        try:
+            await self._store.replace_deny(entries)
+        except BaseException:  # whatever ends it, a cancel too; it goes on
+            await building
+            await self._plane.abandon_deny()
+            raise
+        await building
+
+
+def _count_kept(entries: Mapping[PrefixKey, Terms], former: Mapping[PrefixKey, Terms]) -> int:
+    return sum(map(former.__contains__, entries))
 
 
 def _related(one: PackedPrefix, other: PackedPrefix) -> bool:

@@ -124,7 +124,9 @@ class Held(Generic[Entry]):
 
     def instants(self) -> dict[PrefixKey, int]:
         """Prefix to monotonic expiry, 0 for never: what the kernel is to have."""
-        return dict.fromkeys(self.entries, 0) | self.due
+        instants = dict.fromkeys(self.entries, 0)
+        instants.update(self.due)
+        return instants
 
 
 class DenyEntries(Collection[DenyEntry]):

@@ -7,8 +7,8 @@ are rare, and a block that a power cut takes back is worse than ten milliseconds
 """
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable, Sequence
-from itertools import chain, islice
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from x0d.policy.model import (
     Limit,
     PackedPrefix,
     PrefixKey,
+    Terms,
     clean_comment,
     mask,
 )
@@ -43,9 +44,13 @@ MIGRATIONS: Final = (
         ),
     ),
 )
-ROWS_PER_STATEMENT: Final = 500
-"""Three parameters each; SQLite takes 32,766."""
+SHARED_MIN: Final = 100
+"""So many entries of the same expiry and comment go in one statement."""
 INSERT_DENY: Final = "INSERT INTO deny VALUES (?, ?, ?)"
+INSERT_SHARED: Final = """WITH RECURSIVE place (at) AS
+    (VALUES (1) UNION ALL SELECT at + ?1 FROM place WHERE at + ?1 <= length(?2))
+    INSERT INTO deny SELECT substr(?2, at, ?1), ?3, ?4 FROM place ORDER BY 1"""
+"""Length of a key, keys one after the other, their expiry, their comment; the table's order is twice as fast."""
 SAVE_DENY: Final = (
     f"{INSERT_DENY} ON CONFLICT (prefix) DO UPDATE SET expires_unix_ms = excluded.expires_unix_ms,"
     " comment = excluded.comment"
@@ -82,7 +87,7 @@ class PolicyDatabase:
         """Read everything, expired entries included."""
         return await self._database.run(self._load)
 
-    async def replace_deny(self, entries: Collection[DenyEntry]) -> None:
+    async def replace_deny(self, entries: Mapping[PrefixKey, Terms]) -> None:
         """Put a whole list in place of the old one, in one transaction."""
         await self._write(lambda connection: _replace_deny(connection, entries))
 
@@ -146,18 +151,23 @@ def _deny_row(entry: DenyEntry) -> tuple[bytes, int, str]:
     return _key(entry.prefix), entry.expires_unix_ms, entry.comment
 
 
-def _replace_deny(connection: sqlite3.Connection, entries: Iterable[DenyEntry]) -> None:
-    """Insert in the table's order and many rows at a time: half the time of one by one in any order."""
-    parts: dict[int, list[tuple[bytes, int, str]]] = {}
-    for entry in entries:
-        row = _deny_row(entry)
-        parts.setdefault(row[0][0], []).append(row)
-    # Sorted in parts: one sort of 100,000 would keep the interpreter from the event loop.
-    rows = (row for part in sorted(parts) for row in sorted(parts.pop(part)))
+def _replace_deny(connection: sqlite3.Connection, entries: Mapping[PrefixKey, Terms]) -> None:
+    """Most entries of a list have the terms of many others, so their keys go to SQLite in one piece.
+
+    It takes the piece apart and sorts it without the interpreter, which the event loop has meanwhile.
+    """
+    shared = {terms for terms, count in Counter(entries.values()).items() if count >= SHARED_MIN}
+    keys: dict[tuple[Terms, int], list[bytes]] = {}
+    rows = []
+    for (address, length), terms in entries.items():
+        if terms in shared:
+            keys.setdefault((terms, len(address)), []).append(address + _LENGTHS[length])
+        else:
+            rows.append((address + _LENGTHS[length], *terms))
     connection.execute("DELETE FROM deny")
-    while batch := list(islice(rows, ROWS_PER_STATEMENT)):
-        statement = INSERT_DENY + ", (?, ?, ?)" * (len(batch) - 1)
-        connection.execute(statement, list(chain.from_iterable(batch)))
+    for (terms, size), of_size in keys.items():
+        connection.execute(INSERT_SHARED, (size + 1, b"".join(of_size), *terms))
+    connection.executemany(INSERT_DENY, rows)
 
 
 def _delete(connection: sqlite3.Connection, statement: str, prefixes: Iterable[PrefixKey]) -> None:
