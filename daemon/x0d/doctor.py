@@ -187,7 +187,8 @@ def _check_modes(capabilities: tuple[str, ...]) -> Iterator[DoctorCheck]:
             outcome, remedy = _MODE_LOSSES[trial.name]
             yield DoctorCheck(name, outcome, f"refused on a veth device: {errno_name(trial.errno)}", remedy)
         else:
-            yield DoctorCheck(name, OK, f"not on a veth device ({errno_name(trial.errno)}); x0d does not use it")
+            told = f"not on a veth device ({errno_name(trial.errno)}); tried first, few network cards have it"
+            yield DoctorCheck(name, OK, told)
 
 
 def _check_bpffs(bpffs_dir: Path) -> DoctorCheck:

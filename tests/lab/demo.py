@@ -31,6 +31,10 @@ def hints(lab: Lab) -> str:
   scripts/lab ctl --name {lab.name} n2 watch incidents      (and in another terminal:)
   scripts/lab fault --name {lab.name} cut n2-n3
   scripts/lab fault --name {lab.name} heal n2-n3
+  scripts/lab ctl --name {lab.name} n3 top
+  scripts/lab ctl --name {lab.name} n3 ebpf list
+  scripts/lab ctl --name {lab.name} n3 deny add 198.51.100.0/24 --for 10m
+  scripts/lab ctl --name {lab.name} n3 watch events
   scripts/lab exec --name {lab.name} n2 curl -s http://127.0.0.1:9475/metrics
   .venv/bin/x0ctl --endpoint unix://{lab.daemons["n2"].socket} -o json incident list
 When done: scripts/lab down --name {lab.name}"""
