@@ -82,3 +82,8 @@ def render(rows: Iterable[Row]) -> str:
 def unmet(rows: Iterable[Row]) -> list[str]:
     """Lines whose promise, not only aim, is not kept."""
     return [row.what for row in rows if row.target and not row.target.is_aim and row.cells()[-1] == "no"]
+
+
+def unreached(rows: Iterable[Row]) -> list[str]:
+    """Lines whose aim is not reached."""
+    return [row.what for row in rows if row.target and row.target.is_aim and row.cells()[-1] == "no"]
