@@ -46,16 +46,15 @@ def whole_lines(name: str, text: str) -> Iterator[str]:
     Raises:
         Failure: a line alone is too long; before the first part is given.
     """
-    parts: list[list[str]] = [[]]
-    part_bytes = 0
-    for number, line in enumerate(text.split("\n"), start=1):
-        size = len(line.encode()) + 1
-        if size > PART_BYTES_MAX:
+    content = text.encode()
+    parts = []
+    start = 0
+    while len(content) - start > PART_BYTES_MAX:
+        end = content.rfind(b"\n", start, start + PART_BYTES_MAX) + 1
+        if not end:
+            number = content.count(b"\n", 0, start) + 1
+            size = len(content[start:].partition(b"\n")[0]) + 1
             raise Failure(EXIT_FAILED, f"{name}: line {number} has {size:,} bytes: this is no list", "nothing was sent")
-        if part_bytes + size > PART_BYTES_MAX:
-            parts.append([])
-            part_bytes = 0
-        parts[-1].append(line)
-        part_bytes += size
-    last = parts.pop()
-    return iter([*("\n".join([*lines, ""]) for lines in parts), "\n".join(last)])
+        parts.append(content[start:end].decode())
+        start = end
+    return iter([*parts, content[start:].decode()])
