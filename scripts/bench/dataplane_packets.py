@@ -1,8 +1,8 @@
 """What a packet costs: x0d's root program and stages beside xdp-filter, path by path.
 
-Two data planes of ours are loaded beside each other, one with empty lists and one with full ones, and two instances of
-xdp-filter likewise; so all of them are measured in turns.  Ours count, track every source, have a limit for every
-source that never bites, and the reflector; what the peer does with all features is to look at the Ethernet and IP
+Data planes of ours are loaded beside each other, with no entry in any list, with a limit for every source that never
+bites, and with full lists beside that limit, and two instances of xdp-filter likewise; so all of them are measured in
+turns.  Ours count, track every source, and have the reflector; what the peer does with all features is to look at the Ethernet and IP
 addresses and the ports, and to count.
 """
 
@@ -43,6 +43,7 @@ class Bench:
         self.lists = {size: DenyLists.draw(chance, size) for size in SIZES}
         self.empty_program = load_empty_program()
         self.shuffler = Shuffler(directory)
+        self.idle = stack.enter_context(Ours("idle"))
         self.bare = stack.enter_context(Ours("bare"))
         self.full = stack.enter_context(Ours("full"))
         self.churn = stack.enter_context(Ours("churn", sources_max=SMALL_TABLE))
@@ -128,10 +129,12 @@ def _pass_lines(bench: Bench, size: int) -> list[Line]:
     source = lists.free_source(chance, size, in_filter=False)
     bare = bench.one(f"{family} bare", bench.peer_bare, source)
     full = bench.one(f"{family} full", bench.peer_full, source)
-    ours = bench.one(f"{family} pass, empty", bench.bare, source)
+    idle = bench.one(f"{family} pass, no entry", bench.idle, source)
+    ours = bench.one(f"{family} pass, one limit", bench.bare, source)
     lines = [
-        Line(f"{family} pass, lists empty", ours, bare, Target(1.0, of_ratio=True)),
-        Line(f"{family} pass, lists empty; xdp-filter with 10,000 addresses", ours, full),
+        Line(f"{family} pass, every stage on, all lists empty", idle, bare, Target(1.0, of_ratio=True)),
+        Line(f"{family} pass, deny-list empty, one limit for every source", ours, bare, Target(1.0, of_ratio=True)),
+        Line(f"{family} pass, the same; xdp-filter with 10,000 addresses", ours, full),
     ]
     aim = Target(1.4, of_ratio=True, is_aim=True)
     best = bench.one("pass, full, best", bench.full, source)
