@@ -451,10 +451,12 @@ class RemoveDenyRequest(_message.Message):
     def __init__(self, prefixes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RemoveDenyResponse(_message.Message):
-    __slots__ = ("removed",)
+    __slots__ = ("removed", "not_there")
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    NOT_THERE_FIELD_NUMBER: _ClassVar[int]
     removed: int
-    def __init__(self, removed: _Optional[int] = ...) -> None: ...
+    not_there: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, removed: _Optional[int] = ..., not_there: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class LoadDenyRequest(_message.Message):
     __slots__ = ("header", "lines", "end")
@@ -557,7 +559,9 @@ class RemoveLimitRequest(_message.Message):
     def __init__(self, prefixes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RemoveLimitResponse(_message.Message):
-    __slots__ = ("removed",)
+    __slots__ = ("removed", "not_there")
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    NOT_THERE_FIELD_NUMBER: _ClassVar[int]
     removed: int
-    def __init__(self, removed: _Optional[int] = ...) -> None: ...
+    not_there: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, removed: _Optional[int] = ..., not_there: _Optional[_Iterable[str]] = ...) -> None: ...
