@@ -53,6 +53,7 @@ class NotSupported(X0dError):
 
     def __init__(self, feature: str, reason: str) -> None:
         self.feature = feature
+        self.reason = reason
         super().__init__(f"{feature} is not available: {reason}")
 
 

@@ -300,3 +300,12 @@ def test_what_is_loaded_is_told(machine: Machine) -> None:
     assert "x0d_config" in {row.name for row in machine.plane.maps()}
     assert [layout.LAYOUT_VERSION] == [row.layout_version for row in machine.plane.objects()]
     assert () == machine.wait(machine.plane.upgrade).replaced
+
+
+def test_shortfall_tells_whether_anything_is_enforced(machine: Machine) -> None:
+    """Every stage falls short while we are on no interface; none where its programs run; all once they are gone."""
+    assert all("on no interface" in machine.plane.shortfall(stage) for stage in layout.STAGES)
+    attach(machine)
+    assert [""] * 3 == [machine.plane.shortfall(stage) for stage in layout.STAGES]
+    machine.wait(machine.plane.detach_all)
+    assert all("everything is detached" in machine.plane.shortfall(stage) for stage in layout.STAGES)

@@ -1,6 +1,7 @@
 """A data plane in memory: what the XDP programs do with probes, and what their maps hold.
 
-Not modelled: modes and their refusals (a test names the one refusal it wants), the rate limit, packets other than
+Not modelled: modes and their refusals (a test names the one refusal it wants; a refused stage is told by ``shortfall``
+and not by ``programs``), programs of an earlier life, the rate limit, packets other than
 probes, events, replies older than the 64-probe window, implausible sequences, maps that are full, objects other than
 by the names of what an upgrade would replace.  It is loaded from the start, as if ``open`` had been called.
 ``tests/contract/test_data_plane.py`` holds it and the kernel to one contract.
@@ -41,6 +42,8 @@ class FakeDataPlane:
         self.refusals: dict[str, KernelRefused] = {}
         """What the kernel answers by interface."""
         self.is_open = True
+        self.refused_stages: dict[str, str] = {}
+        """Stages that do nothing, and what the kernel says of each; an upgrade that succeeds ends it."""
         self.changed: tuple[str, ...] = ()
         """Programs whose code on disk is another than in force."""
         self.upgrade_refusal: X0dError | None = None
@@ -79,12 +82,21 @@ class FakeDataPlane:
         if self.upgrade_refusal is not None:
             raise self.upgrade_refusal
         replaced, self.changed = self.changed, ()
+        self.refused_stages.clear()
         return Upgraded(replaced, 1.0)
 
     async def collect(self, ifindexes: frozenset[int]) -> None:
         for ifindex in self.attached.keys() | {at for at, _ in self._links}:
             if ifindex not in ifindexes:
                 self._forget(ifindex)
+
+    def shortfall(self, stage: str) -> str:
+        if not self.is_open:
+            return "everything is detached"
+        if not self.attached:
+            return "the programs are on no interface"
+        refusal = self.refused_stages.get(stage)
+        return f"the {stage} stage is refused by the kernel: {refusal}" if refusal else ""
 
     def attached_ifindexes(self) -> frozenset[int]:
         return frozenset(self.attached)

@@ -9,6 +9,8 @@ kernel would empty otherwise.
 
 Modes are tried from the best: hardware, native with multi-buffer frames, native, and skb where that
 is allowed.  A program of somebody else is never touched.
+
+An attachment is never adopted by programs that lack a stage which it has in force.
 """
 
 import errno
@@ -27,6 +29,7 @@ from x0d.errors import (
     errno_name,
 )
 from x0d.kernel import bpf, pins
+from x0d.kernel.former import stages_in_force
 from x0d.kernel.pipeline import Pipeline
 from x0d.kernel.refusals import Operation, refine
 from x0d.kernel.xdp_query import read_xdp_hook
@@ -51,10 +54,14 @@ def mode_name(mode: str, *, frags: bool) -> str:
 class XdpAttacher:
     """Attaches in one network namespace, whose threads must call it; blocks for some milliseconds."""
 
-    def __init__(self, directory: Path, pipeline: PipelineSource, *, allow_skb_mode: bool) -> None:
+    def __init__(
+        self, directory: Path, pipeline: PipelineSource, *, allow_skb_mode: bool, maps_are_continued: bool
+    ) -> None:
+        """``maps_are_continued``: programs of an earlier life work on the maps of this one."""
         self._directory = directory
         self._pipeline = pipeline
         self._allow_skb_mode = allow_skb_mode
+        self._maps_are_continued = maps_are_continued
         self._frags: dict[int, bool] = {}
 
     def attach(self, interface: str, ifindex: int) -> Attachment:
@@ -85,7 +92,8 @@ class XdpAttacher:
 
     def attached(self, *, frags: bool) -> list[int]:
         """Interfaces on which ``attach`` has put this variant."""
-        return [ifindex for ifindex, has_frags in self._frags.items() if has_frags == frags]
+        known = list(self._frags.items())  # in one go: the event loop asks while the worker attaches
+        return [ifindex for ifindex, has_frags in known if has_frags == frags]
 
     def replace(self, ifindex: int, pipeline: Pipeline) -> None:
         """Put another pipeline of the same variant on an interface; one whose device is gone is passed over.
@@ -121,9 +129,12 @@ class XdpAttacher:
             return None  # its device is gone or was moved, or its mode is allowed no longer
         refused: list[RefusedMode] = []
         kind = KernelRefused
+        needed = stages_in_force(hook) if self._maps_are_continued else frozenset()
         for frags in (True, False):
             try:
-                _swap_program(hook, link_fd, self._pipeline(frags))
+                pipeline = self._pipeline(frags)
+                _require_stages(pipeline, needed)
+                _swap_program(hook, link_fd, pipeline)
             except DeviceGone:
                 return None
             except (HookChanged, NotPermitted):
@@ -168,6 +179,13 @@ class XdpAttacher:
         if not self._allow_skb_mode:
             detail += "; ebpf.allow_skb_mode = false leaves skb mode out"
         raise kind(f"attach XDP to {interface}", refused[-1].errno, detail, log_tail)
+
+
+def _require_stages(pipeline: Pipeline, needed: frozenset[str]) -> None:
+    """See that nothing which is in force would be missing.  Raises the kernel's refusal of that stage."""
+    for stage in sorted(needed - pipeline.stages.keys()):
+        refusal = pipeline.refused.get(stage)
+        raise refusal or KernelRefused(f"adopt without the {stage} stage", errno.ENOENT, pipeline.shortfall(stage))
 
 
 def _describe(refused: list[RefusedMode]) -> str:

@@ -27,6 +27,8 @@ from x0d.ports import Attachment, MapStatus, ObjectStatus, PlaneSample, ProgramS
 
 __all__ = ["OBJECT_FILE", "PlaneSettings", "XdpDataPlane", "require_bpf"]
 
+DETACHED: Final = "everything is detached: x0ctl ebpf attach --all"
+"""What ``shortfall`` says of every stage while nothing is loaded."""
 _NO_MAPS: Final[Mapping[str, int]] = MappingProxyType({})
 T = TypeVar("T")
 
@@ -34,8 +36,14 @@ T = TypeVar("T")
 class XdpDataPlane:
     """``ports.DataPlane`` on the kernel; ``open`` it first."""
 
-    def __init__(self, bpffs_dir: Path, settings: PlaneSettings) -> None:
-        """Settings only, without effect."""
+    def __init__(
+        self, bpffs_dir: Path, settings: PlaneSettings, on_programs: Callable[[], None] = lambda: None
+    ) -> None:
+        """Settings only, without effect.
+
+        ``on_programs`` is called on the event loop whenever ``programs`` may tell something else than before.
+        """
+        self._on_programs = on_programs
         self._bpffs_dir = bpffs_dir
         self._settings = settings
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="x0d-xdp")
@@ -53,6 +61,7 @@ class XdpDataPlane:
         if self._loaded is None:
             self._loaded = await self._in_worker(lambda: LoadedPlane(self._bpffs_dir, self._settings))
             self._retired_may_move = True
+            self._on_programs()
 
     def close(self) -> None:
         """Let go of every descriptor; what is pinned goes on."""
@@ -78,7 +87,10 @@ class XdpDataPlane:
     async def attach(self, interface: str, ifindex: int) -> Attachment:
         """Adopt or attach; see ``ports.DataPlane``."""
         loaded = self._open_plane(f"attach XDP to {interface}")
-        attachment = await self._in_worker(lambda: loaded.attach(interface, ifindex))
+        try:
+            attachment = await self._in_worker(lambda: loaded.attach(interface, ifindex))
+        finally:
+            self._on_programs()  # the variant without multi-buffer frames is loaded when an interface needs it
         self._retired_may_move = True
         return attachment
 
@@ -98,7 +110,10 @@ class XdpDataPlane:
         """Leave nothing of this network namespace in the kernel; ``open`` starts anew."""
         # Taken away here, on the event loop's thread, so that nobody there reads a closed descriptor.
         loaded, self._loaded = self._loaded, None
-        await self._in_worker(lambda: self._remove(loaded))
+        try:
+            await self._in_worker(lambda: self._remove(loaded))
+        finally:
+            self._on_programs()
 
     def _remove(self, loaded: LoadedPlane | None) -> None:
         try:
@@ -110,7 +125,13 @@ class XdpDataPlane:
     async def upgrade(self) -> Upgraded:
         """Read the object again and put it in force; see ``ports.DataPlane``."""
         loaded = self._open_plane("upgrade the programs")
-        return await self._in_worker(loaded.upgrade)
+        upgraded = await self._in_worker(loaded.upgrade)
+        self._on_programs()
+        return upgraded
+
+    def shortfall(self, stage: str) -> str:
+        """Why a stage does nothing somewhere; see ``ports.DataPlane``."""
+        return self._loaded.shortfall(stage) if self._loaded is not None else DETACHED
 
     def attached_ifindexes(self) -> frozenset[int]:
         """Interfaces with pins of ours, attached by this or an earlier life of the daemon."""
@@ -161,7 +182,7 @@ class XdpDataPlane:
         return self._loaded.maps.statuses() if self._loaded is not None else ()
 
     def objects(self) -> Sequence[ObjectStatus]:
-        """The object in force; empty while nothing is loaded."""
+        """The object that was read last; empty while nothing is loaded."""
         return (self._loaded.object_status,) if self._loaded is not None else ()
 
     def _open_plane(self, operation: str) -> LoadedPlane:

@@ -262,12 +262,15 @@ def read_object(path: Path) -> bytes:
     """Read a compiled object.
 
     Raises:
-        NotSupported: it has not been built.
+        NotSupported: it is missing, or cannot be read.
     """
     try:
         return path.read_bytes()
     except FileNotFoundError as error:
-        raise NotSupported(f"the kernel program {path.name}", f"{path} is missing; run: make -C ebpf") from error
+        reason = f"{path} is missing; reinstall x0d, or set ebpf.objects_dir; in a checkout: make -C ebpf"
+        raise NotSupported(f"the kernel program {path.name}", reason) from error
+    except OSError as error:
+        raise NotSupported(f"the kernel program {path.name}", f"{path}: {error.strerror}") from error
 
 
 def _check(result: int, operation: str) -> None:

@@ -19,6 +19,7 @@ from x0d.kernel import bpf, layout, objects, pins
 from x0d.kernel.attachment import XdpAttacher
 from x0d.kernel.clock import tick_ns
 from x0d.kernel.counters import InterfaceCounters, RetiredCounters
+from x0d.kernel.former import find_former
 from x0d.kernel.libbpf import Libbpf, read_object
 from x0d.kernel.maps import STAGES, PinnedMaps
 from x0d.kernel.neighbours import NeighbourTable
@@ -35,10 +36,13 @@ from x0d.kernel.pipeline import (
     program_name,
     refused_status,
 )
+from x0d.kernel.refusals import with_rest_in_force
 from x0d.ports import Attachment, ObjectStatus, ProgramStatus, Upgraded
 
 OBJECT_FILE = Path(__file__).parent / "objects" / "xdp.bpf.o"
 
+NOWHERE = "x0d's programs are on no interface; x0ctl ebpf list tells why"
+"""What ``shortfall`` says of every stage then."""
 _CAPABILITIES = "x0d needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, or root"
 
 log = structlog.get_logger(__name__)
@@ -101,7 +105,10 @@ class LoadedPlane:
             self.pipeline(frags=False)
         self.maps.configure(self._config())
         self.attacher = XdpAttacher(
-            self.directory, lambda frags: self.pipeline(frags=frags), allow_skb_mode=self._settings.allow_skb_mode
+            self.directory,
+            lambda frags: self.pipeline(frags=frags),
+            allow_skb_mode=self._settings.allow_skb_mode,
+            maps_are_continued=self.maps.are_continued,
         )
         self.retired = RetiredCounters(self.directory)
         self.counters = InterfaceCounters(self.maps.fds, self.retired)
@@ -117,21 +124,51 @@ class LoadedPlane:
     # ---- programs ----
 
     def pipeline(self, *, frags: bool) -> Pipeline:
-        """Programs of a variant; a refusal is remembered, the kernel will not change its mind."""
+        """Programs of a variant; a refusal is remembered, the kernel will not change its mind.
+
+        Raises:
+            KernelRefused: the root is refused, and no earlier life's is attached.
+        """
         if frags in self._refused:
             raise self._refused[frags]
         if frags not in self._pipelines:
-            try:
-                loaded = load_pipeline(self._loader(self._elf), frags=frags)
-            except KernelRefused as refusal:
-                self._refused[frags] = refusal
-                raise
-            self._pipelines[frags] = loaded
-            self._pin_array(loaded)
-            for stage, reason in loaded.refused.items():
-                name = program_name(stage, frags=frags)
+            self._pipelines[frags] = pipeline = self._load_or_keep(frags=frags)
+            self._pin_array(pipeline)
+            for part, reason in pipeline.refused.items():
+                name = program_name(part, frags=frags)
                 log.warning(telemetry.PROGRAM_REFUSED, program=name, error=str(reason), log_tail=reason.log_tail)
         return self._pipelines[frags]
+
+    def _load_or_keep(self, *, frags: bool) -> Pipeline:
+        """Load a variant, or find one of an earlier life that has what is refused."""
+        try:
+            loaded = load_pipeline(self._loader(self._elf), frags=frags)
+        except KernelRefused as refusal:
+            former = self._find_former(frags=frags)
+            if former is None or self.maps.missing():
+                self._refused[frags] = refusal
+                raise
+            former.refused[ROOT] = refusal
+            return former
+        former = self._find_former(frags=frags) if loaded.refused else None
+        if former is None:
+            return loaded
+        if former.stages.keys() <= loaded.stages.keys():
+            former.close()
+            return loaded
+        former.refused.update(loaded.refused)
+        loaded.close()
+        return former
+
+    def _find_former(self, *, frags: bool) -> Pipeline | None:
+        return find_former(self.directory, frags=frags) if self.maps.are_continued else None
+
+    def shortfall(self, stage: str) -> str:
+        """Why a stage does nothing somewhere; see ``ports.DataPlane``."""
+        variants = [frags for frags in (True, False) if self.attacher.attached(frags=frags)]
+        if not variants:
+            return NOWHERE
+        return next((text for frags in variants if (text := self._pipelines[frags].shortfall(stage))), "")
 
     def programs(self) -> list[ProgramStatus]:
         """Every program of the object, of both variants."""
@@ -149,6 +186,12 @@ class LoadedPlane:
 
     def upgrade(self) -> Upgraded:
         """Read the object again and put it in force; errors as in ``ports.DataPlane.upgrade``."""
+        try:
+            return self._upgrade()
+        except (InvalidInput, KernelRefused, NotSupported) as error:
+            raise with_rest_in_force(error) from error
+
+    def _upgrade(self) -> Upgraded:
         started_s = time.perf_counter()
         elf, status = self._read_object()
         renewals: list[Renewal] = []
@@ -192,7 +235,11 @@ class LoadedPlane:
             shared = dict(self.maps.fds)
             if array_fd is not None:
                 shared[STAGES] = array_fd
-            loaded = self._libbpf.load(elf, name, shared, self.maps.sizes)
+            try:
+                loaded = self._libbpf.load(elf, name, shared, self.maps.sizes)
+            except InvalidInput as fault:  # of what only libbpf looks into
+                reason = f"{self._settings.object_file}: {fault}"
+                raise InvalidInput(reason) from fault
             made = dict(loaded.map_fds)
             own_array_fd = made.pop(STAGES)
             try:
@@ -213,11 +260,11 @@ class LoadedPlane:
         """Bytes of the object file, looked into, and what is to be shown of it."""
         file = self._settings.object_file
         elf = read_object(file)
-        info = objects.inspect(elf, file.name)
+        info = objects.inspect(elf, str(file))
         present = {function for _section, function in info.programs}
         wanted = {program_name(part, frags=frags) for part in (ROOT, *layout.STAGES) for frags in (True, False)}
         if missing := sorted(wanted - present):
-            reason = f"{file.name}: it lacks the program {missing[0]}"
+            reason = f"{file}: it lacks the program {missing[0]}"
             raise InvalidInput(reason)
         now_ms = time.time_ns() // 1_000_000
         return elf, ObjectStatus(str(file), info.sha256, info.license, info.layout_version, info.has_btf, now_ms)

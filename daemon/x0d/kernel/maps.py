@@ -28,6 +28,8 @@ from x0d.ports import MapStatus
 CONFIG = "x0d_config"
 STAGES = "x0d_stages"
 """Arrays of programs: each loading of the programs makes its own, so they are not kept here."""
+RESIZED = frozenset({"x0d_sources", "x0d_deny_hits", "x0d_events"})
+"""Maps whose size is the configuration's, and of which nothing hangs on a program's using an earlier one."""
 CARRIED = {1: ("x0d_links", "x0d_locals")}
 """Maps whose entries mean the same in an earlier layout and in ours."""
 
@@ -56,6 +58,8 @@ class PinnedMaps:
         self._directory = directory
         self._shapes = {name: shape for name, shape in shapes.items() if name != STAGES}
         self.fds: dict[str, int] = {}
+        self.are_continued = False
+        """Whether programs of an earlier life read and write these very maps, but for those of ``RESIZED``."""
 
     @property
     def directory(self) -> Path:
@@ -85,6 +89,11 @@ class PinnedMaps:
             log.warning(telemetry.DATAPLANE_MAPS_REMADE, misfits=[name], pinned=str(found), wanted=str(shape))
             os.close(fd)
             (self.directory / name).unlink()
+        self.are_continued = version == layout.LAYOUT_VERSION and self.missing() <= RESIZED
+
+    def missing(self) -> frozenset[str]:
+        """Maps that the first program is to bring."""
+        return frozenset(self._shapes.keys() - self.fds.keys())
 
     def adopt(self, made: Mapping[str, int], config: layout.DataPlaneConfig) -> None:
         """Take over descriptors of maps, and pin those that are new; ``config`` is written if any is."""

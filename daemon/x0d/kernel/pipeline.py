@@ -14,6 +14,10 @@ are two ways to put it there:
   one LINK_UPDATE (some milliseconds, a grace period).  A packet goes all its way through old code or
   all its way through new code.
 
+Where the kernel refuses a program of the object with which the daemon starts, and a pipeline of an
+earlier life is attached that has what would be missing, that pipeline goes on as it is and serves
+all interfaces (``former`` finds it, ``is_former``): a restart enforces nothing less than before.
+
 A layout that differs is neither: the daemon reads the maps too, so it is refused before anything is
 loaded, and a daemon of that layout adopts the attachments when it starts.
 """
@@ -26,22 +30,26 @@ from dataclasses import dataclass, field
 from x0d.errors import KernelRefused
 from x0d.kernel import bpf, layout
 from x0d.kernel.maps import STAGES
+from x0d.kernel.refusals import reason_beside_errno
 from x0d.ports import ProgramStatus
 
 OBJECT_NAME = "xdp"
 ROOT = "root"
-_WORD = struct.Struct("=I")
+WORD = struct.Struct("=I")
+"""Key and value of an array of programs."""
+NO_FD = -1
+"""Of a stage of an earlier life, which is known by its number alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """A program in the kernel; whoever holds it closes ``fd``."""
+    """A program in the kernel; whoever holds it closes ``fd``, unless it is ``NO_FD``."""
 
     name: str
     fd: int
     program_id: int
     tag: str
-    """16 hexadecimal digits; equal for equal instructions."""
+    """16 hexadecimal digits, equal for equal instructions; empty where there is no descriptor."""
 
 
 ProgramLoader = Callable[[str, int | None], tuple[Program, int]]
@@ -69,10 +77,13 @@ class Pipeline:
     stages: dict[str, Program] = field(default_factory=dict)
     """By name of ``layout.STAGES``; those that were refused are missing."""
     refused: dict[str, KernelRefused] = field(default_factory=dict)
+    """By name of a stage, or ``root``; of a former pipeline: what is refused of the object that it stands in for."""
+    is_former: bool = False
+    """Of an earlier life of the daemon: it goes on as it is, until an upgrade replaces all of it."""
 
     def fill(self, stage: str, program: Program) -> Program | None:
         """Put a program in a stage's slot, at once for every packet; returns the one that was there."""
-        bpf.update(self.array_fd, _slot(stage), _WORD.pack(program.fd))
+        bpf.update(self.array_fd, slot_key(stage), WORD.pack(program.fd))
         former = self.stages.get(stage)
         self.stages[stage] = program
         self.refused.pop(stage, None)
@@ -80,33 +91,69 @@ class Pipeline:
 
     def empty(self, stage: str) -> None:
         """Leave a stage out: packets pass it over."""
-        bpf.delete(self.array_fd, _slot(stage))
+        bpf.delete(self.array_fd, slot_key(stage))
         self.stages.pop(stage, None)
 
     def statuses(self) -> list[ProgramStatus]:
         """Root and stages, in order."""
-        found = [_loaded(self.root, ROOT)]
+        found = [self._loaded(ROOT, self.root)]
         for stage in layout.STAGES:
             if stage in self.stages:
-                found.append(_loaded(self.stages[stage], "stage"))
+                found.append(self._loaded(stage, self.stages[stage]))
             else:
-                found.append(refused_status(stage, self.refused.get(stage), frags=self.frags))
+                refusal, reason = self.refused.get(stage), f"not among those {self.why_former()}"
+                found.append(refused_status(stage, refusal, frags=self.frags, reason=reason))
         return found
+
+    def why_former(self) -> str:
+        """Why programs of an earlier life are in force; empty if they are of this one."""
+        if not self.is_former:
+            return ""
+        refused = (
+            f"{program_name(part, frags=self.frags)} is refused: {describe_refusal(part, refusal, frags=self.frags)}"
+            for part, refusal in self.refused.items()
+        )
+        return f"of an earlier life, because {'; '.join(refused)}"
+
+    def shortfall(self, stage: str) -> str:
+        """Why a stage does nothing here; empty if it works."""
+        if stage in self.stages:
+            return ""
+        refusal = self.refused.get(stage)
+        if refusal is not None:
+            return f"the {stage} stage is refused by the kernel: {describe_refusal(stage, refusal, frags=self.frags)}"
+        return f"the {stage} stage is not among the programs {self.why_former()}"
+
+    def _loaded(self, part: str, program: Program) -> ProgramStatus:
+        refusal = self.refused.get(part)
+        return ProgramStatus(
+            program.name,
+            OBJECT_NAME,
+            ROOT if part == ROOT else "stage",
+            "loaded",
+            self.why_former(),
+            log_tail=refusal.log_tail if refusal is not None else "",
+            program_id=program.program_id,
+            is_former=self.is_former,
+        )
 
     def close(self) -> None:
         """Let go of the descriptors; attachments and pins hold what is in use."""
         for program in (self.root, *self.stages.values()):
-            os.close(program.fd)
+            if program.fd != NO_FD:
+                os.close(program.fd)
         os.close(self.array_fd)
         self.stages.clear()
 
 
-def _slot(stage: str) -> bytes:
-    return _WORD.pack(layout.STAGES.index(stage))
+def slot_key(stage: str) -> bytes:
+    """Key of a stage's slot in the array of programs."""
+    return WORD.pack(layout.STAGES.index(stage))
 
 
-def _loaded(program: Program, kind: str) -> ProgramStatus:
-    return ProgramStatus(program.name, OBJECT_NAME, kind, "loaded", program_id=program.program_id)
+def describe_refusal(part: str, refusal: KernelRefused, *, frags: bool) -> str:
+    """The refusal without the program's name, which whoever shows it has said."""
+    return str(refusal).removeprefix(f"load program {program_name(part, frags=frags)}: ")
 
 
 def refused_status(part: str, refusal: KernelRefused | None, *, frags: bool, reason: str = "") -> ProgramStatus:
@@ -115,7 +162,9 @@ def refused_status(part: str, refusal: KernelRefused | None, *, frags: bool, rea
     name = program_name(part, frags=frags)
     if refusal is None:
         return ProgramStatus(name, OBJECT_NAME, kind, "off", reason)
-    return ProgramStatus(name, OBJECT_NAME, kind, "refused", str(refusal), refusal.errno, refusal.log_tail)
+    return ProgramStatus(
+        name, OBJECT_NAME, kind, "refused", reason_beside_errno(name, refusal), refusal.errno, refusal.log_tail
+    )
 
 
 def describe_program(name: str, fd: int) -> Program:
@@ -203,7 +252,7 @@ def load_renewal(load: ProgramLoader, former: Pipeline) -> Renewal:
         KernelRefused: of a program that is in force, or of the root; nothing has changed.
     """
     fresh = _load_root(load, frags=former.frags)
-    is_same_root = fresh.root.tag == former.root.tag
+    is_same_root = fresh.root.tag == former.root.tag and not former.is_former
     try:
         for stage in layout.STAGES:
             try:

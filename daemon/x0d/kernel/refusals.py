@@ -29,11 +29,13 @@ from x0d.errors import (
     ModeRefused,
     MtuTooLarge,
     NotPermitted,
+    NotSupported,
     PinExists,
     PinInvalid,
     PinMissing,
     ProgramRejected,
     ProgramTypeRefused,
+    X0dError,
 )
 
 PROC_STATUS: Final = Path("/proc/thread-self/status")
@@ -177,6 +179,24 @@ def refine(
     if meaning is _MODE and refusal.errno == errno.EINVAL and ifindex and not _exists(ifindex):
         meaning = _GONE
     return _typed(meaning.error, refusal, meaning.advice)
+
+
+def reason_beside_errno(program: str, refusal: KernelRefused) -> str:
+    """Say why a program is refused where its name and the errno are shown beside."""
+    if refusal.operation == f"load program {program}":
+        return refusal.detail
+    return f"{refusal.operation}: {refusal.detail}" if refusal.detail else refusal.operation
+
+
+def with_rest_in_force(error: X0dError) -> X0dError:
+    """The same error of an upgrade, which says that nothing has changed; raise it ``from`` the first."""
+    clause = "what was loaded before is still in force"
+    if isinstance(error, NotSupported):
+        return NotSupported(error.feature, f"{error.reason}; {clause}")
+    if isinstance(error, KernelRefused):
+        detail = f"{error.detail}; {clause}" if error.detail else clause
+        return type(error)(error.operation, error.errno, detail, error.log_tail)
+    return type(error)(f"{error}; {clause}")
 
 
 def missing_capabilities() -> tuple[str, ...]:

@@ -24,6 +24,7 @@ from x0d.service.counting import Counting
 from x0d.service.dataplane import Dataplane
 from x0d.service.interfaces import InterfaceService
 from x0d.service.policy import PolicyService
+from x0d.service.refused_programs import judge_programs
 from x0d.service.sampling import PlaneReadings
 from x0d.service.tracing import TracingService
 from x0d.store.policy import PolicyDatabase
@@ -45,7 +46,7 @@ class KernelParts:
         self._clock = clock
         self._alerts = alerts
         self._interfaces: InterfaceService | None = None
-        self.plane = XdpDataPlane(config.node.bpffs_dir, plane_settings(config, session))
+        self.plane = XdpDataPlane(config.node.bpffs_dir, plane_settings(config, session), self._judge_programs)
         self._lists = KernelPolicy(lambda: self.plane.map_fds, lambda: self.plane.maps_dir, ebpf.deny_entries_max)
         self._events = KernelEvents(lambda: self.plane.map_fds, ebpf.event_buffer_kib * KIB, ebpf.event_sample_every)
         self._store = PolicyDatabase(config.node.state_dir / "policy.db")
@@ -117,6 +118,9 @@ class KernelParts:
     def reconfigure(self, config: Config) -> None:
         """Take over neighbours and management prefixes of a newly read configuration."""
         self._config = config
+
+    def _judge_programs(self) -> None:
+        judge_programs(self._alerts, self.plane.programs())
 
     def _protected(self) -> Sequence[Protected]:
         """What a deny-list entry or a limit must not cover unasked."""

@@ -27,6 +27,7 @@ class Attachment:
     adopted: bool
     """The link was pinned by an earlier life of the daemon, and nothing was missed in between."""
     refused: tuple[RefusedMode, ...]
+    """On the way to this attachment; an adopted one tells nothing of the modes that were refused when it was made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,9 @@ class ProgramStatus:
     log_tail: str = ""
     """Last lines of the verifier's log."""
     program_id: int = 0
+    is_former: bool = False
+    """Loaded by an earlier life of the daemon, and kept because of what ``reason`` says; then ``log_tail`` tells of
+    the refused program that it stands in for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +126,25 @@ class DataPlane(Protocol):
         """Leave nothing in the kernel: attachments, programs, pins, maps.  ``open`` starts anew."""
 
     async def open(self) -> None:
-        """Load the programs with what is pinned; nothing happens if they are.  See the adapter for what it raises."""
+        """Load the programs with what is pinned; nothing happens if they are.  See the adapter for what it raises.
+
+        Where a program is refused and an earlier life's attachment does what would be missing, that life's
+        programs go on, on all interfaces, until an upgrade that succeeds; ``programs`` says so.
+        """
 
     async def upgrade(self) -> Upgraded:
         """Read the objects again and put them in force on every interface, all or nothing; no packet is missed.
 
         Raises:
+            NotSupported: the file is missing.
             InvalidInput: the file is not an object that can be loaded here.
             KernelRefused: the kernel refuses a program, with ``log_tail``; the old ones go on.
+        """
+
+    def shortfall(self, stage: str) -> str:
+        """Why a stage (``deny``, ``limit`` or ``probe``) does nothing on some interface or on all.
+
+        A sentence without its full stop; empty if the stage works wherever we are attached.
         """
 
     def attached_ifindexes(self) -> frozenset[int]:
@@ -160,4 +175,4 @@ class DataPlane(Protocol):
         """Every map there is, with the memory it takes."""
 
     def objects(self) -> Sequence[ObjectStatus]:
-        """The object in force; empty while nothing is loaded."""
+        """The object that was read last; empty while nothing is loaded.  ``programs`` tells what came of it."""
