@@ -49,7 +49,7 @@ def deny_add(options: Options, prefixes: Sequence[str], duration_s: int | None, 
 @click.argument("prefixes", metavar="PREFIX...", nargs=-1, required=True)
 @click.pass_obj
 def deny_remove(options: Options, prefixes: Sequence[str]) -> None:
-    """Remove entries; those that are not there are passed over.
+    """Remove entries; those that are not there are named.
 
     Example: x0ctl deny remove 192.0.2.7
     """
@@ -59,7 +59,7 @@ def deny_remove(options: Options, prefixes: Sequence[str]) -> None:
     request = dataplane_pb2.RemoveDenyRequest(prefixes=prefixes)
     reply = options.dataplane("RemoveDeny", request, dataplane_pb2.RemoveDenyResponse)
     if not options.json(reply):
-        show_policy.removed(reply.removed)
+        show_policy.removed(reply)
 
 
 @deny.command("list")
@@ -138,7 +138,7 @@ def limit_add(
 ) -> None:
     """Limit each source address in a prefix; the longest prefix counts.
 
-    Example: x0ctl limit add 0.0.0.0/0 --rate 1000 --burst 200
+    Example: x0ctl limit add 203.0.113.0/24 --rate 1000 --burst 200
     """
     from x0ctl import show_policy  # noqa: PLC0415 - start-up time
     from x0d.v1 import dataplane_pb2  # noqa: PLC0415
@@ -160,9 +160,9 @@ def limit_add(
 @click.argument("prefixes", metavar="PREFIX...", nargs=-1, required=True)
 @click.pass_obj
 def limit_remove(options: Options, prefixes: Sequence[str]) -> None:
-    """Remove limits; those that are not there are passed over.
+    """Remove limits; those that are not there are named.
 
-    Example: x0ctl limit remove 0.0.0.0/0
+    Example: x0ctl limit remove 203.0.113.0/24
     """
     from x0ctl import show_policy  # noqa: PLC0415 - start-up time
     from x0d.v1 import dataplane_pb2  # noqa: PLC0415
@@ -170,7 +170,7 @@ def limit_remove(options: Options, prefixes: Sequence[str]) -> None:
     request = dataplane_pb2.RemoveLimitRequest(prefixes=prefixes)
     reply = options.dataplane("RemoveLimit", request, dataplane_pb2.RemoveLimitResponse)
     if not options.json(reply):
-        show_policy.removed(reply.removed)
+        show_policy.removed(reply)
 
 
 @limit.command("list")

@@ -10,6 +10,8 @@ from x0d.v1.dataplane_pb2 import (
     ListDenyResponse,
     ListLimitsResponse,
     LoadDenyResponse,
+    RemoveDenyResponse,
+    RemoveLimitResponse,
 )
 
 TABLE_ROWS_MAX = 2_000
@@ -32,9 +34,10 @@ def denied(reply: AddDenyResponse) -> None:
     _warn(reply.warnings)
 
 
-def removed(count: int) -> None:
-    """Print how many there were."""
-    print_line(f"removed {count}")
+def removed(reply: RemoveDenyResponse | RemoveLimitResponse) -> None:
+    """Print how many there were, and which were not."""
+    missing = f"; not there: {', '.join(reply.not_there)}" if reply.not_there else ""
+    print_line(clean(f"removed {reply.removed}{missing}"))
 
 
 def deny_entries(parts: Iterable[ListDenyResponse]) -> None:

@@ -29,7 +29,7 @@ from x0d.service.views_dataplane import (
     UpgradeResult,
     VerdictRate,
 )
-from x0d.service.views_policy import DenyRow, LimitRow, Loaded
+from x0d.service.views_policy import DenyRow, LimitRow, Loaded, Removed
 
 AT_UNIX_MS = 1_700_000_000_000
 HISTOGRAM = Histogram((1e-6, 2e-6, inf), (3, 0, 1), 0.5)
@@ -242,7 +242,7 @@ class FakePolicyView:
         self.deny |= {entry.prefix: entry for entry in added}
         return added, ("10.0.0.1 covers neighbour n2",) if asked["force"] else ()
 
-    async def remove_deny(self, prefixes: Sequence[PackedPrefix]) -> int:
+    async def remove_deny(self, prefixes: Sequence[PackedPrefix]) -> Removed:
         return _remove(self.deny, prefixes)
 
     def begin_load(self, **asked: object) -> FakeDenyLoad:
@@ -261,7 +261,7 @@ class FakePolicyView:
         self.limits[prefix] = limit
         return limit, ()
 
-    async def remove_limits(self, prefixes: Sequence[PackedPrefix]) -> int:
+    async def remove_limits(self, prefixes: Sequence[PackedPrefix]) -> Removed:
         return _remove(self.limits, prefixes)
 
     def _note(self, asked: dict[str, object]) -> None:
@@ -272,8 +272,8 @@ class FakePolicyView:
 
 def _remove(
     entries: "dict[PackedPrefix, DenyEntry] | dict[PackedPrefix, Limit]", prefixes: Sequence[PackedPrefix]
-) -> int:
-    found = [prefix for prefix in prefixes if entries.pop(prefix, None) is not None]
-    if not found:
+) -> Removed:
+    missing = tuple(prefix for prefix in prefixes if entries.pop(prefix, None) is None)
+    if len(missing) == len(prefixes):
         raise NotThere("none of these is in the list")
-    return len(found)
+    return Removed(len(prefixes) - len(missing), missing)

@@ -10,6 +10,7 @@ from x0d.errors import InvalidInput, KernelRefused, NotThere, StorageFailed, Too
 from x0d.policy.durations import DURATION_S_MAX
 from x0d.policy.model import DenyEntry, Terms, parse_prefix
 from x0d.service.policy_state import FORCE_ALERT, STORE_ALERT
+from x0d.service.views_policy import Removed
 
 HOUR_MS = 3_600_000
 
@@ -43,7 +44,8 @@ def test_entries_are_added_changed_and_removed() -> None:
         assert world.clock.now_ns + HOUR_MS * 1_000_000 == world.plane.entries[row.entry.prefix]
         assert row.entry == world.store.deny[row.entry.prefix]
         assert 2 == world.service.deny_count
-        assert 1 == await world.service.remove_deny([row.entry.prefix, parse_prefix("10.9.9.9")])
+        missing = parse_prefix("10.9.9.9")
+        assert Removed(1, (missing,)) == await world.service.remove_deny([missing, row.entry.prefix, missing])
         await world.holds_everywhere("198.51.100.0/24")
 
     play(scenario)
@@ -169,7 +171,7 @@ def test_forgotten_call_waits_for_the_one_before() -> None:
         await asyncio.sleep(0)
         world.store.free.set()
         await first
-        assert 1 == await second
+        assert Removed(1, ()) == await second
         await world.holds_everywhere()
 
     play(scenario)

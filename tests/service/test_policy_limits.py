@@ -9,6 +9,7 @@ from service.policies import REFUSAL, World, texts
 from x0d.errors import InvalidInput, KernelRefused, NotThere, StorageFailed, TooMany, WouldLockOut
 from x0d.policy.model import BURST_MAX, LIMITS_MAX, RATE_PPS_MAX, parse_prefix
 from x0d.ports import LimitRate
+from x0d.service.views_policy import Removed
 
 NET = parse_prefix("10.1.0.0/16")
 
@@ -52,7 +53,8 @@ def test_limits_are_changed_and_removed() -> None:
         assert [("10.1.0.0/16", 30, 4), ("::/0", 20, 0)] == [
             (str(row.limit.prefix), row.limit.rate_pps, row.hits) for row in rows
         ]
-        assert 1 == await world.service.remove_limits([NET, parse_prefix("10.9.9.9")])
+        missing = parse_prefix("10.9.9.9")
+        assert Removed(1, (missing,)) == await world.service.remove_limits([NET, missing])
         assert ["::/0"] == texts(world.plane.rates) == texts(world.store.limits)
         with pytest.raises(NotThere, match=r"10\.1\.0\.0/16"):
             await world.service.remove_limits([NET])

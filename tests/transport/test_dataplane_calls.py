@@ -114,8 +114,8 @@ def test_deny_entries() -> None:
         assert {1_700_000_060_000} == {entry.expires_at_unix_ms for entry in added.entries}
         parts, _, _ = await stream_outcome(stub.ListDeny(pb.ListDenyRequest(match="192.0.2.7")))
         assert [("192.0.2.0/24", 3, "scan")] == [(e.prefix, e.hits, e.comment) for e in parts[0].entries]
-        removed = await stub.RemoveDeny(pb.RemoveDenyRequest(prefixes=["192.0.2.0/24"]))
-        assert 1 == removed.removed
+        removed = await stub.RemoveDeny(pb.RemoveDenyRequest(prefixes=["192.0.2.0/24", "192.0.2.9"]))
+        assert (1, ["192.0.2.9"]) == (removed.removed, list(removed.not_there))
         again = await outcome(stub.RemoveDeny(pb.RemoveDenyRequest(prefixes=["192.0.2.0/24"])))
         assert StatusCode.NOT_FOUND == again[0]
 
@@ -145,7 +145,8 @@ def test_limits() -> None:
         assert ("192.0.2.1",) == lab.policy.asked[0]["caller_addresses"]
         listed = await stub.ListLimits(pb.ListLimitsRequest())
         assert [("0.0.0.0/0", 500, 4)] == [(row.prefix, row.rate_pps, row.hits) for row in listed.limits]
-        assert 1 == (await stub.RemoveLimit(pb.RemoveLimitRequest(prefixes=["0.0.0.0/0"]))).removed
+        removed = await stub.RemoveLimit(pb.RemoveLimitRequest(prefixes=["::/0", "0.0.0.0/0"]))
+        assert (1, ["::/0"]) == (removed.removed, list(removed.not_there))
 
     in_lab(scene)
 

@@ -44,6 +44,23 @@ def test_add_tells_what_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
     run(scene())
 
 
+def test_removal_names_what_was_not_there() -> None:
+    """Of entries and limits to be removed, those that were not there are named; exit 0 if there was one."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            lab.policy.deny = deny_entries("192.0.2.1", "192.0.2.2")
+            some = await x0ctl(lab, "deny", "remove", "192.0.2.1", "192.0.2.9", "2001:db8::/32")
+            assert (0, "removed 1; not there: 192.0.2.9, 2001:db8::/32\n") == (some.code, some.out)
+            whole = await x0ctl(lab, "deny", "remove", "192.0.2.2")
+            assert (0, "removed 1\n") == (whole.code, whole.out)
+            await x0ctl(lab, "limit", "add", "::/0", "--rate", "5")
+            limits = await x0ctl(lab, "limit", "remove", "::/0", "10.0.0.0/8")
+            assert (0, "removed 1; not there: 10.0.0.0/8\n") == (limits.code, limits.out)
+
+    run(scene())
+
+
 @pytest.mark.parametrize(
     "command",
     [

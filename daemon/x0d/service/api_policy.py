@@ -87,9 +87,9 @@ class PolicyMethods(dataplane_pb2_grpc.DataplaneServiceServicer):
         request: dataplane_pb2.RemoveDenyRequest,
         context: "_Context",  # noqa: ARG002 - not needed
     ) -> dataplane_pb2.RemoveDenyResponse:
-        """How many there were."""
-        removed = await self._changes.run(there(self._views.policy).remove_deny(_prefixes(request.prefixes)))
-        return dataplane_pb2.RemoveDenyResponse(removed=removed)
+        """How many there were, and which were not."""
+        done = await self._changes.run(there(self._views.policy).remove_deny(_prefixes(request.prefixes)))
+        return dataplane_pb2.RemoveDenyResponse(removed=done.removed, not_there=map(str, done.not_there))
 
     async def LoadDeny(  # noqa: N802 - gRPC's name
         self, request_iterator: "_Parts", context: "_Context"
@@ -154,9 +154,9 @@ class PolicyMethods(dataplane_pb2_grpc.DataplaneServiceServicer):
         request: dataplane_pb2.RemoveLimitRequest,
         context: "_Context",  # noqa: ARG002 - not needed
     ) -> dataplane_pb2.RemoveLimitResponse:
-        """How many there were."""
-        removed = await self._changes.run(there(self._views.policy).remove_limits(_prefixes(request.prefixes)))
-        return dataplane_pb2.RemoveLimitResponse(removed=removed)
+        """How many there were, and which were not."""
+        done = await self._changes.run(there(self._views.policy).remove_limits(_prefixes(request.prefixes)))
+        return dataplane_pb2.RemoveLimitResponse(removed=done.removed, not_there=map(str, done.not_there))
 
 
 # ---- a load ----

@@ -11,8 +11,8 @@ from x0d.policy.denyfile import DenyFileReader
 from x0d.policy.model import DenyEntry, PackedPrefix, PrefixKey, Terms, clean_comment
 from x0d.service.policy_held import DenyEntries, DenyRows, Held, Now, aside
 from x0d.service.policy_load import ReadingLoad, check_room
-from x0d.service.policy_state import PolicyState, check_duration, those_there
-from x0d.service.views_policy import DenyRow, Loaded
+from x0d.service.policy_state import PolicyState, check_duration, removal, those_there
+from x0d.service.views_policy import DenyRow, Loaded, Removed
 
 log = structlog.get_logger()
 
@@ -64,8 +64,8 @@ class DenyChanges(PolicyState):
             self._tell(telemetry.DENY_CHANGED, fresh, former, (), self._deny, duration_s=duration_s, forced=warnings)
         return tuple(DenyEntries(terms)), warnings
 
-    async def remove_deny(self, prefixes: Sequence[PrefixKey]) -> int:
-        """Remove entries; answers how many there were.
+    async def remove_deny(self, prefixes: Sequence[PrefixKey]) -> Removed:
+        """Remove entries; those that are not there are answered.
 
         Raises:
             NotThere: there was none of them.
@@ -79,7 +79,7 @@ class DenyChanges(PolicyState):
             )
             self._deny.remove(former)
             self._tell(telemetry.DENY_CHANGED, (), (), former, self._deny)
-        return len(former)
+        return removal(prefixes, former)
 
     def begin_load(self, *, name: str, force: bool, caller_addresses: Sequence[str], dry_run: bool) -> ReadingLoad:
         """Start to replace the whole deny-list by a file's; whoever began it ends it by ``finish`` or ``abandon``.

@@ -8,8 +8,8 @@ from x0d.errors import InvalidInput, TooMany
 from x0d.policy.model import BURST_MAX, LIMITS_MAX, RATE_PPS_MAX, Limit, PackedPrefix, PrefixKey, clean_comment
 from x0d.ports import LimitRate
 from x0d.service.policy_held import Held, Now
-from x0d.service.policy_state import PolicyState, check_duration, those_there
-from x0d.service.views_policy import LimitRow
+from x0d.service.policy_state import PolicyState, check_duration, removal, those_there
+from x0d.service.views_policy import LimitRow, Removed
 
 BURST_MIN: Final = 10
 """Default for slow rates: a tenth of a second of them would be no burst at all."""
@@ -74,8 +74,8 @@ class LimitChanges(PolicyState):
             )  # fmt: skip
         return limit, warnings
 
-    async def remove_limits(self, prefixes: Sequence[PackedPrefix]) -> int:
-        """Remove limits; answers how many there were.
+    async def remove_limits(self, prefixes: Sequence[PackedPrefix]) -> Removed:
+        """Remove limits; those that are not there are answered.
 
         Raises:
             NotThere: there was none of them.
@@ -93,7 +93,7 @@ class LimitChanges(PolicyState):
             await self._in_kernel_too(self._plane.replace_limits(rates), undo)
             self._limits.remove(former)
             self._tell(telemetry.LIMITS_CHANGED, (), (), former, self._limits)
-        return len(former)
+        return removal(prefixes, former)
 
 
 def limit_rates(held: Held[Limit]) -> dict[PackedPrefix, LimitRate]:

@@ -20,6 +20,7 @@ from x0d.ports import Clock, PolicyPlane, PolicyStore
 from x0d.service.alerts import Alerts
 from x0d.service.policy_guard import LockOutGuard
 from x0d.service.policy_held import Held
+from x0d.service.views_policy import Removed
 
 NAMED_MAX: Final = 5
 """Prefixes named in a log line or an error."""
@@ -115,6 +116,12 @@ def those_there(prefixes: Sequence[PrefixKey], entries: Mapping[PrefixKey, T], w
     if not there:
         raise NotThere(f"no {what} for {named(prefixes)}")
     return there
+
+
+def removal(asked: Sequence[PrefixKey], there: Collection[PrefixKey]) -> Removed:
+    """What removing those that were ``there`` of those ``asked`` for has done."""
+    missing = (PackedPrefix(*prefix) for prefix in dict.fromkeys(asked) if prefix not in there)
+    return Removed(len(there), tuple(missing))
 
 
 def check_duration(duration_s: int) -> None:

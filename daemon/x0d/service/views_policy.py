@@ -21,6 +21,15 @@ class LimitRow(NamedTuple):
     hits: int
 
 
+class Removed(NamedTuple):
+    """What a removal has done."""
+
+    removed: int
+    """How many there were."""
+    not_there: tuple[PackedPrefix, ...]
+    """Those of the prefixes asked for that there was nothing of, in the order of asking."""
+
+
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """What a whole new deny-list has changed."""
@@ -82,8 +91,8 @@ class PolicyView(Protocol):
             WouldLockOut, InvalidInput, TooMany, KernelRefused, StorageFailed: nothing has changed.
         """
 
-    async def remove_deny(self, prefixes: Sequence[PackedPrefix]) -> int:
-        """Remove entries; answers how many there were.  Raises NotThere if there was none."""
+    async def remove_deny(self, prefixes: Sequence[PackedPrefix]) -> Removed:
+        """Remove entries.  Raises NotThere if there was none."""
 
     def begin_load(self, *, name: str, force: bool, caller_addresses: Sequence[str], dry_run: bool) -> DenyLoad:
         """Start to replace the list.  Raises Busy."""
@@ -104,5 +113,5 @@ class PolicyView(Protocol):
     ) -> tuple[Limit, Sequence[str]]:
         """Add a limit or change it; ``burst`` 0: a tenth of a second's.  Raises as ``add_deny``."""
 
-    async def remove_limits(self, prefixes: Sequence[PackedPrefix]) -> int:
-        """Remove limits; answers how many there were.  Raises NotThere if there was none."""
+    async def remove_limits(self, prefixes: Sequence[PackedPrefix]) -> Removed:
+        """Remove limits.  Raises NotThere if there was none."""
