@@ -22,7 +22,6 @@
 #define X0D_PROBE_REQUEST 1
 #define X0D_PROBE_REPLY 2
 #define X0D_PROBE_HOP_LIMIT 255 /* RFC 5082: no router passes a packet on with 255 */
-#define X0D_PROBE_PORT_DEFAULT 9474
 
 struct x0d_probe {
 	__be32 magic;
@@ -127,7 +126,7 @@ _Static_assert(sizeof(struct x0d_net6_key) == 20, "IPv6 prefix key");
 struct x0d_deny {
 	__u32 slot; /* of x0d_deny_hits, the entry's own for as long as it exists */
 	__u32 reserved;
-	__u64 expires_at; /* 0: never */
+	__u64 expires_at; /* 0: never; 2^63 - 1, the latest: for ever */
 	__u64 covered_until; /* an address of this entry is denied by a broader one until then; 0: no, ~0: for ever */
 };
 _Static_assert(sizeof(struct x0d_deny) == 24, "deny");
@@ -143,7 +142,7 @@ struct x0d_limit {
 	__u64 tolerance_ns; /* interval_ns x burst */
 	__u64 expires_at; /* 0: never */
 	__u32 fallback; /* index + 1 of the next broader limit, taken once this one has expired; 0: none */
-	__u32 reserved;
+	__u32 rate_pps; /* as it was asked for, since interval_ns is rounded; XDP does not read it */
 };
 _Static_assert(sizeof(struct x0d_limit) == 32, "limit");
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from kernel.xdp_packets import Packet
+from kernel.xdp_values import filter_start
 from x0d.kernel.deny_filter import DenyFilter
-from x0d.kernel.layout_policy import filter_start
 from x0d.policy.model import PackedPrefix, mask
 
 ENTRIES = 10_000

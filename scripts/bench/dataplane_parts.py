@@ -18,8 +18,8 @@ from bench.dataplane_table import Row
 from bench.dataplane_timing import Case, one_source, take_turns
 from bench.dataplane_world import add_veth
 from kernel.xdp_stages import CONFIG, LO, XdpStages, new_stages
+from kernel.xdp_values import Deny, Limit, Network
 from x0d.kernel.clock import tick_ns
-from x0d.kernel.layout_policy import Deny, Limit, Network
 from x0d.policy.model import PackedPrefix
 
 NEVER_BITES = Limit(interval_ns=100, tolerance_ns=100_000_000)

@@ -21,7 +21,7 @@ from x0d.ports import Attachment
 
 pytestmark = pytest.mark.kernel
 
-COUNTERS_1 = bpf.MapKind(5, layout.LAYOUT_1_COUNTER_KEY.size, layout.COUNTER.size, layout.LAYOUT_1_COUNTERS_MAX)
+COUNTERS_1 = bpf.MapKind(5, layout.LAYOUT_1_COUNTER_KEY.size, layout.COUNTER.size, 8192)
 PROBES_1 = bpf.MapKind(5, layout.LAYOUT_1_PROBE_EVENT_KEY.size, layout.COUNT.size, 256 * 9)
 CONFIG_1 = bpf.MapKind(2, 4, layout.LAYOUT_1_CONFIG.size, 1)
 

@@ -1,12 +1,13 @@
-"""The bitmaps in front of the deny-list against the layout's own, plain encoder."""
+"""The bitmaps in front of the deny-list against a plain encoder."""
 
 from ipaddress import ip_network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernel.xdp_values import encode_deny_filter
 from x0d.kernel.deny_filter import SCATTERED_MAX, DenyFilter
-from x0d.kernel.layout_policy import DENY_FILTER, encode_deny_filter
+from x0d.kernel.layout_policy import DENY_FILTER
 from x0d.policy.model import PackedPrefix, mask
 
 EVERY = b"\xff" * DENY_FILTER.size

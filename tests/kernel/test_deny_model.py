@@ -5,10 +5,11 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernel.xdp_values import Deny, encode_deny, encode_net_key
 from x0d.kernel import deny_model
 from x0d.kernel.deny_model import DENY_LISTS
 from x0d.kernel.deny_slots import DenySlots
-from x0d.kernel.layout_policy import COVERED_FOR_EVER, Deny, encode_deny, encode_net_key
+from x0d.kernel.layout_policy import COVERED_FOR_EVER, EXPIRES_AT_NS_MAX
 from x0d.policy.model import PackedPrefix, PrefixKey, mask
 
 
@@ -70,7 +71,7 @@ def test_a_change_touches_what_lies_within_it(changed: set[PrefixKey], others: s
 
 @given(lists)
 def test_keys_and_values_are_those_of_the_layout(entries: dict[PrefixKey, int]) -> None:
-    """Entry by entry the bytes of the layout's encoders, and they decode to what they were made of."""
+    """Entry by entry the bytes of the plain encoders, and they decode to what they were made of."""
     for kind, part in zip(DENY_LISTS, deny_model.split(entries), strict=True):
         keys = deny_model.encode_keys(kind, part)
         expected = [prefix[0] if kind.is_exact else encode_net_key(_network(prefix)) for prefix in part]
@@ -80,6 +81,16 @@ def test_keys_and_values_are_those_of_the_layout(entries: dict[PrefixKey, int]) 
         values = bytes(deny_model.encode_values(*columns))
         assert b"".join(encode_deny(Deny(*row)) for row in zip(*columns, strict=True)) == values
         assert columns == deny_model.decode_values(memoryview(values))
+
+
+def test_what_expires_too_late_holds_for_ever() -> None:
+    """An expiry that no u64 has room for is written as the latest there is; all others stay as they are."""
+    bounded = [0, 7, EXPIRES_AT_NS_MAX - 1, EXPIRES_AT_NS_MAX, EXPIRES_AT_NS_MAX, EXPIRES_AT_NS_MAX]
+    given_ns = [*bounded[:4], EXPIRES_AT_NS_MAX + 1, EXPIRES_AT_NS_MAX * 10**6]
+    covered = [0, 7, COVERED_FOR_EVER - 1, COVERED_FOR_EVER, COVERED_FOR_EVER, COVERED_FOR_EVER]
+    given_cover_ns = [*covered[:4], COVERED_FOR_EVER + 1, COVERED_FOR_EVER * 10**6]
+    values = bytes(deny_model.encode_values([1] * 6, given_ns, given_cover_ns))
+    assert ([1] * 6, bounded, covered) == deny_model.decode_values(memoryview(values))
 
 
 @given(st.lists(st.integers(-5, 5), max_size=60), st.sets(st.integers(0, 39), max_size=40))

@@ -12,6 +12,7 @@ from ipaddress import ip_address
 import pytest
 
 from kernel.policy_maps import PolicyMaps, index_key, policy_maps
+from kernel.xdp_values import decode_deny, filter_start
 from x0d.errors import KernelRefused, TooMany
 from x0d.kernel import bpf
 from x0d.kernel.deny_model import DENY_LISTS
@@ -22,10 +23,8 @@ from x0d.kernel.layout_policy import (
     DENY_4,
     DENY_6_NETS,
     DENY_FILTER,
-    decode_deny,
     decode_policy,
     filter_element,
-    filter_start,
 )
 from x0d.kernel.policy_word import PolicyWord
 from x0d.policy.model import PackedPrefix, PrefixKey, mask, parse_prefix

@@ -4,6 +4,7 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from ipaddress import ip_address
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -220,3 +221,25 @@ def test_another_machine_is_told_that_it_cannot(stages: XdpStages, monkeypatch: 
         events.close()
 
     asyncio.run(scenario())
+
+
+def test_what_was_missing_once_may_be_there_later(stages: XdpStages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A plane whose events could not be read is opened anew, and now they can: subscriptions are taken and told."""
+    before = set(Path("/proc/self/fd").iterdir())
+
+    async def scenario() -> None:
+        events = _events(stages)
+        events.open()
+        with monkeypatch.context() as patch:
+            patch.setattr(ring, "platform", SimpleNamespace(machine=lambda: "aarch64"))
+            events.open()  # not readable: what the first had open is closed
+            with pytest.raises(NotSupported):
+                events.subscribe(print)
+            events.close()  # nothing is open, and nothing is closed twice
+        events.open()
+        got, _sizes = await _collect(events, 1, lambda: stages.run(FRAME))
+        assert 1 == len(got)
+        events.close()
+
+    asyncio.run(scenario())
+    assert before == set(Path("/proc/self/fd").iterdir())

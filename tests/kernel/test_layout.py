@@ -9,9 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernel import xdp_values
 from x0d.errors import InvalidInput
 from x0d.kernel import layout, layout_policy
+from x0d.kernel.limit_model import decode_key, encode_key
 from x0d.mesh.model import ProbeRecord
+from x0d.policy.model import PackedPrefix
 
 EBPF_DIR = Path(__file__).resolve().parents[2] / "ebpf"
 COMPILER = shutil.which("clang") or shutil.which("cc")
@@ -39,7 +42,7 @@ OFFSETS = {
     "x0d_link": {"local_address": 8},
     "x0d_policy": {"deny_index": 0, "deny_kinds": 1, "limit_generation": 4},
     "x0d_deny": {"slot": 0, "expires_at": 8, "covered_until": 16},
-    "x0d_limit": {"interval_ns": 0, "tolerance_ns": 8, "expires_at": 16, "fallback": 24},
+    "x0d_limit": {"interval_ns": 0, "tolerance_ns": 8, "expires_at": 16, "fallback": 24, "rate_pps": 28},
     "x0d_source": {"due_at": 0, "limit": 8, "packets": 16, "bytes": 24, "limited": 32},
     "x0d_event": {
         "at": 0,
@@ -71,7 +74,6 @@ CONSTANTS = {
     "X0D_PROBE_REQUEST": layout.PROBE_REQUEST,
     "X0D_PROBE_REPLY": layout.PROBE_REPLY,
     "X0D_PROBE_HOP_LIMIT": layout.PROBE_HOP_LIMIT,
-    "X0D_PROBE_PORT_DEFAULT": layout.PROBE_PORT_DEFAULT,
     "X0D_PROBE_WINDOW": layout.PROBE_WINDOW,
     "X0D_LINKS_MAX": layout.LINKS_MAX,
     "X0D_INTERFACES_MAX": layout.INTERFACES_MAX,
@@ -182,8 +184,8 @@ def test_counters_are_named_in_order(cells: list[int]) -> None:
 def test_counters_are_summed_over_cpus() -> None:
     """The value of each CPU is added to the others'."""
     one = layout.INTERFACE.pack(*range(layout.CELLS * 2 + 13))
-    twice = layout.decode_interface(one * 2)
-    once = layout.decode_interface(one)
+    twice = xdp_values.decode_interface(one * 2)
+    once = xdp_values.decode_interface(one)
     assert {cell: (2 * n, 2 * size) for cell, (n, size) in once.packets.items()} == twice.packets
     assert (2 * once.events_sent, 2 * once.events_lost) == (twice.events_sent, twice.events_lost)
 
@@ -191,7 +193,7 @@ def test_counters_are_summed_over_cpus() -> None:
 def test_filter_has_the_bits_of_its_networks() -> None:
     """A bit is set exactly where some IPv4 network has an address that begins so."""
     networks = [ip_network(text) for text in ("10.1.2.3/32", "172.16.0.0/12", "192.168.0.0/17", "255.255.255.255/32")]
-    words = layout_policy.DENY_FILTER.unpack(layout_policy.encode_deny_filter(networks))
+    words = layout_policy.DENY_FILTER.unpack(xdp_values.encode_deny_filter(networks))
     found = {start for start in range(1 << 20) if words[start >> 6] >> (start & 63) & 1}
     beside = {start + step for start in found for step in (-1, 1)} & set(range(1 << 20))
     for start in found | beside:
@@ -203,12 +205,12 @@ def test_filter_has_the_bits_of_its_networks() -> None:
 def test_ipv6_filter_has_the_bits_of_its_networks() -> None:
     """A bit for each beginning of 32 bits, by the hash that the header tells; all for less than 20 bits."""
     words = layout_policy.DENY_FILTER.unpack(
-        layout_policy.encode_deny_filter([ip_network("2001:db8:7::/48"), ip_network("2a00:1238::/30")])
+        xdp_values.encode_deny_filter([ip_network("2001:db8:7::/48"), ip_network("2a00:1238::/30")])
     )
     found = {start for start in range(1 << 20) if words[start >> 6] >> (start & 63) & 1}
     beginnings = [0x20010DB8, *range(0x2A001238, 0x2A00123C)]
     assert {(beginning * 0x9E3779B1 % (1 << 32)) >> 12 for beginning in beginnings} == found
-    assert b"\xff" * (1 << 17) == layout_policy.encode_deny_filter([ip_network("2000::/19")])
+    assert b"\xff" * (1 << 17) == xdp_values.encode_deny_filter([ip_network("2000::/19")])
 
 
 def test_no_counts_are_none() -> None:
@@ -225,9 +227,11 @@ def test_no_counts_are_none() -> None:
         )
     )
 )
-def test_trie_key_returns(network: layout_policy.Network) -> None:
+def test_trie_key_returns(network: xdp_values.Network) -> None:
     """A prefix decodes to what was encoded."""
-    assert network == layout_policy.decode_net_key(layout_policy.encode_net_key(network))
+    key = xdp_values.encode_net_key(network)
+    assert PackedPrefix(network.network_address.packed, network.prefixlen) == decode_key(key)
+    assert key == encode_key(decode_key(key))
 
 
 @given(st.integers(0, 1), st.integers(0, 15), st.integers(0, (1 << 32) - 1))
@@ -239,12 +243,8 @@ def test_policy_returns(deny_index: int, deny_kinds: int, generation: int) -> No
 
 @given(st.integers(0, (1 << 32) - 1), st.integers(0, (1 << 32) - 1), U64, U64, U64, U64)
 def test_values_return(small: int, other: int, one: int, two: int, three: int, four: int) -> None:
-    """Deny entries, limits, sources and the configuration decode to what was encoded."""
-    deny = layout_policy.Deny(small, one, two)
-    assert deny == layout_policy.decode_deny(layout_policy.encode_deny(deny))
-    limit = layout_policy.Limit(one, two, three, small)
-    assert limit == layout_policy.decode_limit(layout_policy.encode_limit(limit))
-    source = layout_policy.Source(one, small, other, two, three, four)
-    assert source == layout_policy.decode_source(layout_policy.encode_source(source))
+    """Sources and the configuration decode to what was encoded."""
+    source = xdp_values.Source(one, small, other, two, three, four)
+    assert source == xdp_values.decode_source(xdp_values.encode_source(source))
     config = layout.DataPlaneConfig(one, small, other, small, other, talkers=bool(small & 1), tick_ns=other)
     assert config == layout.decode_config(layout.encode_config(config))

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kernel import xdp_values
 from kernel.policy_maps import PolicyMaps, index_key, policy_maps
 from x0d.errors import KernelRefused
 from x0d.kernel import bpf
-from x0d.kernel.layout_policy import LIMIT, LIMIT_INDEX, NET4_KEY, NET6_KEY, decode_limit
-from x0d.kernel.limit_model import decode_key, encode_key, fallback_of
+from x0d.kernel.layout_policy import EXPIRES_AT_NS_MAX, LIMIT, LIMIT_INDEX, NET4_KEY, NET6_KEY
+from x0d.kernel.limit_model import decode_key, decode_limit, encode_key, encode_limit, fallback_of
 from x0d.kernel.limits import LimitTable
 from x0d.kernel.policy_word import PolicyWord
 from x0d.policy.model import PackedPrefix, mask, parse_prefix
@@ -50,7 +51,7 @@ def _kernel_limits(maps: PolicyMaps) -> dict[PackedPrefix, tuple[int, int, int, 
     for prefix, index in indices.items():
         element = bpf.lookup(maps.fds["x0d_limits"], index_key(index), LIMIT.size)
         assert element is not None
-        limit = decode_limit(element)
+        limit = xdp_values.decode_limit(element)
         fallback = prefix_of[limit.fallback - 1] if limit.fallback else None
         found[prefix] = limit.interval_ns, limit.tolerance_ns, limit.expires_at_ns, fallback
     return found
@@ -86,6 +87,16 @@ def test_an_expired_limit_leads_to_the_next_that_holds(limits: Limits) -> None:
                 if other.covers(prefix) and not (limit.expires_at_ns and limit.expires_at_ns <= now)
             ]
             assert max(holding, key=lambda other: other.length, default=None) == at
+
+
+@given(st.integers(1, 10**7), st.integers(1, 10**6), st.integers(0, 1 << 80))
+def test_a_limit_returns(rate_pps: int, burst: int, expires_at_ns: int) -> None:
+    """Any limit that may be asked for is read back as it was; one that expires too late holds for ever."""
+    element = encode_limit(LimitRate(rate_pps, burst, expires_at_ns), 5)
+    interval_ns, expires = 10**9 // rate_pps, min(expires_at_ns, EXPIRES_AT_NS_MAX)
+    plain = xdp_values.Limit(interval_ns, interval_ns * burst, expires, 5, rate_pps)
+    assert xdp_values.encode_limit(plain) == element
+    assert LimitRate(rate_pps, burst, expires) == decode_limit(element)
 
 
 @pytest.mark.kernel

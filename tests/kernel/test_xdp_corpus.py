@@ -30,6 +30,7 @@ from kernel.xdp_frames import (
     ipv6,
 )
 from kernel.xdp_stages import LO, XdpStages, new_stages
+from kernel.xdp_values import decode_interface
 from x0d.kernel import bpf, layout
 
 pytestmark = pytest.mark.kernel
@@ -216,7 +217,7 @@ def test_interface_absent_in_the_array_is_counted_in_the_hash_table() -> None:
         stages.run(WHOLE["udp4"][0])
         value = bpf.lookup(stages.fds["x0d_interfaces"], layout.IFINDEX.pack(LO), size)
         assert value is not None
-        assert {("udp", "pass"): (1, len(WHOLE["udp4"][0]))} == layout.decode_interface(value).packets
+        assert {("udp", "pass"): (1, len(WHOLE["udp4"][0]))} == decode_interface(value).packets
         assert not stages.counters().packets
 
 

@@ -24,8 +24,9 @@ from kernel.xdp_frames import (
     ipv6,
 )
 from kernel.xdp_stages import XdpStages, new_stages
+from kernel.xdp_values import Deny, Network, filter_start
 from x0d.kernel import bpf, layout_policy
-from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY_FILTER, Deny, Network, filter_element, filter_start
+from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY_FILTER, filter_element
 from x0d.mesh.model import Address
 
 pytestmark = pytest.mark.kernel

@@ -23,9 +23,11 @@ from kernel.xdp_frames import (
 )
 from kernel.xdp_packets import Packet
 from kernel.xdp_stages import CONFIG, LO, XdpStages, new_stages, read_xdp_object
+from kernel.xdp_values import Deny, Limit
 from x0d.kernel import bpf, layout, layout_policy
-from x0d.kernel.layout_policy import Deny, Event, Limit
 from x0d.kernel.neighbours import NeighbourTable
+from x0d.mesh.model import Address
+from x0d.ports.policy import PacketEvent
 
 pytestmark = pytest.mark.kernel
 
@@ -159,18 +161,23 @@ def test_content_of_events(stages: XdpStages) -> None:
     assert expected == {name: content(event) for name, event in zip(frames, shown, strict=True)}
 
 
-def content(event: Event) -> tuple[object, ...]:
+def content(event: PacketEvent) -> tuple[object, ...]:
     """What an event tells of its packet, in names."""
     return (
-        layout.CLASSES[event.protocol_class],
-        layout.VERDICTS[event.verdict],
-        event.source,
-        event.destination,
+        event.protocol_class,
+        event.verdict,
+        shown_address(event.source),
+        shown_address(event.destination),
         event.source_port,
         event.destination_port,
         event.protocol,
-        event.tags,
+        event.vlan_tags,
     )
+
+
+def shown_address(packed: bytes) -> Address | None:
+    """None where an event has no address."""
+    return ip_address(packed) if packed else None
 
 
 def test_nothing_of_an_earlier_packet_is_shown(stages: XdpStages) -> None:
@@ -179,8 +186,7 @@ def test_nothing_of_an_earlier_packet_is_shown(stages: XdpStages) -> None:
     stages.run(UDP6)
     stages.run(ethernet(0x88CC, bytes(40)))
     empty = stages.events()[1]
-    found = (empty.source, empty.destination, empty.source_port, empty.destination_port, empty.protocol, empty.tags)
-    assert (None, None, 0, 0, 0, 0) == found
+    assert ("other", "pass", None, None, 0, 0, 0, 0) == content(empty)
 
 
 def test_lost_events_are_counted_exactly(stages: XdpStages) -> None:
@@ -195,7 +201,7 @@ def test_lost_events_are_counted_exactly(stages: XdpStages) -> None:
     assert (len(shown), packets - len(shown)) == (counted.events_sent, counted.events_lost)
     assert {("udp", "pass"): (packets, packets * len(UDP4))} == counted.packets
     stages.run(UDP6)
-    assert [SOURCE6] == [event.source for event in stages.events()]
+    assert [SOURCE6.packed] == [event.source for event in stages.events()]
     assert counted.events_lost == stages.counters().events_lost
 
 

@@ -14,11 +14,15 @@ from functools import cache
 from ipaddress import ip_network
 from pathlib import Path
 
+from kernel import xdp_values
+from kernel.xdp_values import Deny, Limit, Network, Source
 from x0d.kernel import bpf, layout, layout_policy
+from x0d.kernel.events import decode_event
 from x0d.kernel.layout import DataPlaneConfig, InterfaceCounters
-from x0d.kernel.layout_policy import Deny, Event, Limit, Network, Policy, Source
+from x0d.kernel.layout_policy import Policy
 from x0d.kernel.libbpf import Libbpf
 from x0d.mesh.model import Address
+from x0d.ports.policy import PacketEvent
 
 OBJECT = Path(layout.__file__).with_name("objects") / "xdp.bpf.o"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -114,7 +118,7 @@ class XdpStages:
         size = layout.INTERFACE.size * self._cpus
         value = bpf.lookup(self._counters_of(ifindex), layout.IFINDEX.pack(ifindex), size)
         assert value is not None
-        return layout.decode_interface(value)
+        return xdp_values.decode_interface(value)
 
     def run(self, frame: bytes, *, repeat: int = 1) -> bpf.PacketRun:
         """Show a frame to the root."""
@@ -126,18 +130,18 @@ class XdpStages:
         """Replace the whole list; ``covered`` are the networks of the filter, by default those of the list."""
         index = self.deny_index = 1 - self.deny_index
         kinds = 0
-        for name, shape in layout.deny_shapes(max(len(entries), 1)).items():
+        for name, key_size in layout_policy.DENY_KEYS.items():
             pairs = {key: deny for network, deny in entries.items() if (key := _deny_key(name, network))}
             kind = bpf.LPM_TRIE if name.endswith("_nets") else bpf.HASH
-            made = bpf.MapKind(kind, shape.key_size, shape.value_size, shape.entries_max, bpf.NO_PREALLOC)
+            made = bpf.MapKind(kind, key_size, layout_policy.DENY.size, max(len(entries), 1), bpf.NO_PREALLOC)
             with bpf.closing(bpf.create_map(name, made)) as inner:
                 for key, deny in pairs.items():
-                    bpf.update(inner, key, layout_policy.encode_deny(deny))
+                    bpf.update(inner, key, xdp_values.encode_deny(deny))
                 bpf.update(self.fds[name], _index(index), _NUMBER.pack(inner))
             kinds |= layout_policy.DENY_BITS[name] if pairs else 0
         chosen = list(entries) if covered is None else covered
         for version, size in ((4, 4), (6, 16)):
-            bits = layout_policy.encode_deny_filter([network for network in chosen if network.version == version])
+            bits = xdp_values.encode_deny_filter([network for network in chosen if network.version == version])
             bpf.update(self.fds["x0d_deny_filter"], _index(layout_policy.filter_element(index, size)), bits)
         self._policy = Policy(index, kinds, self._policy.limit_generation)
         self._put_policy()
@@ -151,9 +155,9 @@ class XdpStages:
     def limit(self, limits: Mapping[Network, tuple[int, Limit]]) -> None:
         """Add limits, each with its index, and start a new generation."""
         for network, (index, limit) in limits.items():
-            bpf.update(self.fds["x0d_limits"], _index(index), layout_policy.encode_limit(limit))
+            bpf.update(self.fds["x0d_limits"], _index(index), xdp_values.encode_limit(limit))
             trie = self.fds[f"x0d_limit{network.version}"]
-            bpf.update(trie, layout_policy.encode_net_key(network), _index(index))
+            bpf.update(trie, xdp_values.encode_net_key(network), _index(index))
         self.new_generation()
 
     def new_generation(self) -> None:
@@ -170,11 +174,11 @@ class XdpStages:
         """What is tracked of a source."""
         key = layout.encode_address(address)
         value = bpf.lookup(self.fds["x0d_sources"], key, layout_policy.SOURCE.size)
-        return None if value is None else layout_policy.decode_source(value)
+        return None if value is None else xdp_values.decode_source(value)
 
     def put_source(self, address: Address, source: Source) -> None:
         """Write what is tracked of a source."""
-        bpf.update(self.fds["x0d_sources"], layout.encode_address(address), layout_policy.encode_source(source))
+        bpf.update(self.fds["x0d_sources"], layout.encode_address(address), xdp_values.encode_source(source))
 
     def sources(self) -> set[Address]:
         """Every tracked address."""
@@ -183,7 +187,7 @@ class XdpStages:
 
     # ---- events ----
 
-    def events(self) -> list[Event]:
+    def events(self) -> list[PacketEvent]:
         """Take everything out of the ring buffer."""
         fd, size = self.fds["x0d_events"], bpf.map_shape(self.fds["x0d_events"])[2]
         page = mmap.PAGESIZE
@@ -198,7 +202,7 @@ class XdpStages:
                 start = page + at % size
                 length = int.from_bytes(producer[start : start + 4], "little")
                 assert length == layout_policy.EVENT.size
-                taken.append(layout_policy.decode_event(producer[start + 8 : start + 8 + length]))
+                taken.append(decode_event(producer[start + 8 : start + 8 + length]))
                 at += 8 + (length + 7) // 8 * 8
             consumer[:8] = at.to_bytes(8, "little")
         return taken
@@ -241,4 +245,4 @@ def _deny_key(name: str, network: Network) -> bytes | None:
     is_exact = network.prefixlen == network.max_prefixlen
     if name != f"x0d_deny{network.version}{'' if is_exact else '_nets'}":
         return None
-    return network.network_address.packed if is_exact else layout_policy.encode_net_key(network)
+    return network.network_address.packed if is_exact else xdp_values.encode_net_key(network)

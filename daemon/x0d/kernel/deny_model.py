@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, DENY_BITS, DENY_KEYS
+from x0d.kernel.layout_policy import COVERED_FOR_EVER, DENY, DENY_BITS, DENY_KEYS, EXPIRES_AT_NS_MAX
 from x0d.policy.model import PrefixKey, mask
 
 assert sys.byteorder == "little", "values are made as arrays of u64, whose low half is the slot"
@@ -105,12 +105,20 @@ def decode_keys(kind: DenyListKind, keys: bytes) -> list[PrefixKey]:
 
 
 def encode_values(slots: Sequence[int], expiries: Sequence[int], covered: Sequence[int]) -> "array[int]":
-    """Values of a list, one after the other (``struct x0d_deny``); a column without entries is zero."""
+    """Values of a list, one after the other (``struct x0d_deny``); a column without entries is zero.
+
+    ``EXPIRES_AT_NS_MAX`` stands for later expiries, and ``COVERED_FOR_EVER`` for later covers.
+    """
     values = array("Q", bytes(DENY.size * len(slots)))
-    for number, column in enumerate((slots, expiries, covered)):
+    columns = slots, _at_most(EXPIRES_AT_NS_MAX, expiries), _at_most(COVERED_FOR_EVER, covered)
+    for number, column in enumerate(columns):
         if column:
             values[number::_WORDS] = array("Q", column)
     return values
+
+
+def _at_most(latest: int, column: Sequence[int]) -> Sequence[int]:
+    return [min(instant, latest) for instant in column] if max(column, default=0) > latest else column
 
 
 def decode_values(values: memoryview) -> tuple[list[int], list[int], list[int]]:

@@ -8,7 +8,7 @@ called on the event loop and return at once.
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
 from x0d.errors import NotSupported
@@ -37,8 +37,8 @@ class KernelEvents:
         self._buffer_bytes = buffer_bytes
         self._sample_every = sample_every
         self._subscribers: dict[object, Subscriber] = {}
-        self._resources: ExitStack | None = None
-        self._missing: NotSupported | None = None
+        self._stream: _Stream | None = None
+        self._missing: NotSupported | None = None  # what the latest ``open`` has found
 
     @property
     def sample_every(self) -> int:
@@ -55,32 +55,26 @@ class KernelEvents:
             KernelRefused: a map could not be read.
         """
         self._release()
+        self._missing = None
         map_fds = self._map_fds()
         if not map_fds:
             raise NotSupported("sampled events", "no data plane is loaded")
         size = bpf.map_shape(map_fds["x0d_events"])[2]
         if size != self._buffer_bytes:
             raise NotSupported("sampled events", f"the ring buffer has {size} bytes and not {self._buffer_bytes}")
-        with ExitStack() as stack:
-            # Copies: the plane may close its own before it is opened anew.
-            self._config_fd, self._events_fd = os.dup(map_fds["x0d_config"]), os.dup(map_fds["x0d_events"])
-            stack.callback(os.close, self._config_fd)
-            stack.callback(os.close, self._events_fd)
-            try:
-                self._ring = Ring(self._events_fd, size)
-            except NotSupported as missing:
-                self._missing = missing
-                return
-            stack.callback(self._ring.close)
-            self._resources = stack.pop_all()
-        self._switch()
+        try:
+            self._stream = _Stream(map_fds["x0d_config"], map_fds["x0d_events"], size)
+        except NotSupported as missing:
+            self._missing = missing
+            return
+        self._switch(self._stream)
 
     def close(self) -> None:
         """End all subscriptions and the sampling."""
         self._subscribers.clear()
-        if self._resources is not None:
-            self._switch()
-            self._release()
+        if self._stream is not None:
+            self._switch(self._stream)
+        self._release()
 
     def subscribe(self, on_events: Subscriber) -> Callable[[], None]:
         """As the port says."""
@@ -88,46 +82,77 @@ class KernelEvents:
             raise self._missing
         key = object()
         self._subscribers[key] = on_events
-        if len(self._subscribers) == 1 and self._resources is not None:
-            self._drain()  # what nobody was there to see
-            self._switch()
+        if len(self._subscribers) == 1 and self._stream is not None:
+            self._stream.drain()  # what nobody was there to see
+            self._switch(self._stream)
 
         def unsubscribe() -> None:
-            if self._subscribers.pop(key, None) and not self._subscribers and self._resources is not None:
-                self._switch()
+            if self._subscribers.pop(key, None) and not self._subscribers and self._stream is not None:
+                self._switch(self._stream)
 
         return unsubscribe
 
-    def _switch(self) -> None:
+    def _switch(self, stream: "_Stream") -> None:
         """Sample and read if anybody is subscribed, else do neither."""
-        every = self._sample_every if self._subscribers else 0
+        stream.sample(self._sample_every if self._subscribers else 0)
+        loop = asyncio.get_running_loop()
+        if self._subscribers:
+            loop.add_reader(stream.events_fd, self._read, stream)
+        else:
+            loop.remove_reader(stream.events_fd)
+
+    def _read(self, stream: "_Stream") -> None:
+        events = [decode_event(record) for record in stream.records() if len(record) == EVENT.size]
+        if events:
+            for on_events in list(self._subscribers.values()):
+                on_events(events)
+
+    def _release(self) -> None:
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            asyncio.get_running_loop().remove_reader(stream.events_fd)
+            stream.close()
+
+
+class _Stream:
+    """The switch and the ring buffer of one opened plane."""
+
+    def __init__(self, config_fd: int, events_fd: int, size: int) -> None:
+        """The descriptors stay the plane's, which may close them before it is opened anew: these are copies.
+
+        Raises:
+            NotSupported: this machine cannot read a ring buffer; nothing is left open.
+        """
+        with ExitStack() as stack:
+            self._config_fd = os.dup(config_fd)
+            stack.callback(os.close, self._config_fd)
+            self.events_fd = os.dup(events_fd)
+            stack.callback(os.close, self.events_fd)
+            self._ring = Ring(self.events_fd, size)
+            stack.callback(self._ring.close)
+            self._resources = stack.pop_all()
+
+    def sample(self, every: int) -> None:
+        """Have XDP make an event of one packet in so many; 0: of none."""
         value = bpf.lookup(self._config_fd, _KEY, CONFIG.size)
         assert value is not None, "an array has all its elements"
         fields = list(CONFIG.unpack(value))
         if fields[_EVERY_FIELD] != every:
             fields[_EVERY_FIELD] = every
             bpf.update(self._config_fd, _KEY, CONFIG.pack(*fields))
-        loop = asyncio.get_running_loop()
-        if every:
-            loop.add_reader(self._events_fd, self._read)
-        else:
-            loop.remove_reader(self._events_fd)
 
-    def _read(self) -> None:
-        events = [decode_event(record) for record in self._ring.records(EVENTS_AT_ONCE) if len(record) == EVENT.size]
-        if events:
-            for on_events in list(self._subscribers.values()):
-                on_events(events)
+    def records(self) -> Iterator[bytes]:
+        """Take out what one turn of the event loop has time for."""
+        return self._ring.records(EVENTS_AT_ONCE)
 
-    def _drain(self) -> None:
-        while sum(1 for _ in self._ring.records(EVENTS_AT_ONCE)) == EVENTS_AT_ONCE:
+    def drain(self) -> None:
+        """Take out everything."""
+        while sum(1 for _ in self.records()) == EVENTS_AT_ONCE:
             pass
 
-    def _release(self) -> None:
-        resources, self._resources = self._resources, None
-        if resources is not None:
-            asyncio.get_running_loop().remove_reader(self._events_fd)
-            resources.close()
+    def close(self) -> None:
+        """Unmap the ring buffer and close the copies."""
+        self._resources.close()
 
 
 def decode_event(record: bytes) -> PacketEvent:

@@ -26,7 +26,6 @@ PROBE_VERSION = 1
 PROBE_REQUEST = 1
 PROBE_REPLY = 2
 PROBE_HOP_LIMIT = 255
-PROBE_PORT_DEFAULT = 9474
 PROBE_WINDOW = 64
 
 LINKS_MAX = 256
@@ -86,7 +85,6 @@ LAYOUT_1_PROBE_EVENT_KEY = struct.Struct("=II")
 """Layout 1, map ``x0d_probe_events``: ifindex, event; values are ``COUNT`` for each CPU."""
 LAYOUT_1_CONFIG = struct.Struct("=IIQII")
 """Layout 1, map ``x0d_config``: begins with the layout version, as in every layout."""
-LAYOUT_1_COUNTERS_MAX = 8192
 
 assert (LAYOUT_1_COUNTER_KEY.size, LAYOUT_1_PROBE_EVENT_KEY.size, LAYOUT_1_CONFIG.size) == (8, 8, 24)
 
@@ -130,18 +128,8 @@ def map_shapes(
     }
 
 
-def deny_shapes(deny_entries_max: int = DENY_DEFAULT) -> dict[str, MapShape]:
-    """Inner maps by the name of the outer one that holds them."""
-    value_size = layout_policy.DENY.size
-    return {
-        name: MapShape(key_size, value_size, deny_entries_max) for name, key_size in layout_policy.DENY_KEYS.items()
-    }
-
-
 MAPS = map_shapes()
 """Every map of the XDP object by name, of default size."""
-PER_CPU_MAPS = frozenset({"x0d_low", "x0d_interfaces", "x0d_deny_hits", "x0d_limit_hits", "x0d_scratch"})
-"""Their values come once for each possible CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,13 +271,8 @@ class InterfaceCounters:
     events_lost: int
 
 
-def decode_interface(value: bytes) -> InterfaceCounters:
-    """Sum a value of map ``x0d_low`` or ``x0d_interfaces``: one ``INTERFACE`` for each CPU."""
-    return name_counters([sum(cell) for cell in zip(*INTERFACE.iter_unpack(value), strict=True)])
-
-
 def name_counters(cells: Sequence[int]) -> InterfaceCounters:
-    """Name the numbers of one ``INTERFACE``, in its order."""
+    """Name the numbers of one ``INTERFACE``, in its order: of one CPU, or summed over all."""
     packets = {}
     for number in range(CELLS):
         count = cells[2 * number]

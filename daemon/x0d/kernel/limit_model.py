@@ -6,7 +6,7 @@ one that outlives it; XDP follows that chain, at most ``LIMIT_FALLBACKS_MAX`` st
 
 from collections.abc import Mapping
 
-from x0d.kernel.layout_policy import LIMIT, NET4_KEY, NET6_KEY
+from x0d.kernel.layout_policy import EXPIRES_AT_NS_MAX, LIMIT, NET4_KEY, NET6_KEY
 from x0d.policy.model import PackedPrefix, mask
 from x0d.ports.policy import LimitRate
 
@@ -25,9 +25,13 @@ def decode_key(key: bytes) -> PackedPrefix:
 
 
 def encode_limit(limit: LimitRate, fallback: int) -> bytes:
-    """Element of ``x0d_limits``; the last word, which XDP does not read, is the rate as it was asked for."""
+    """Element of ``x0d_limits``: the interval is rounded, so the rate is told as well.
+
+    ``fallback``: index + 1 of the next broader limit, or 0.  ``EXPIRES_AT_NS_MAX`` stands for later expiries.
+    """
     interval_ns = NS_PER_S // limit.rate_pps
-    return LIMIT.pack(interval_ns, interval_ns * limit.burst, limit.expires_at_ns, fallback, limit.rate_pps)
+    expires_at_ns = min(limit.expires_at_ns, EXPIRES_AT_NS_MAX)
+    return LIMIT.pack(interval_ns, interval_ns * limit.burst, expires_at_ns, fallback, limit.rate_pps)
 
 
 def decode_limit(value: bytes) -> LimitRate | None:

@@ -91,11 +91,6 @@ def encode_timebox(until_ns: int, sample_every: int, never_return: Sequence[int]
     return TIMEBOX.pack(until_ns, sample_every, LAYOUT_VERSION, first, second)
 
 
-def decode_count(value: bytes) -> int:
-    """Sum over the CPUs."""
-    return sum(memoryview(value).cast("Q"))
-
-
 def decode_histogram(value: bytes) -> Log2Histogram:
     """Sum over the CPUs, bucket by bucket."""
     words, row = memoryview(value).cast("Q"), BUCKETS + 1
