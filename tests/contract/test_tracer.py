@@ -173,3 +173,17 @@ def test_unloaded_programs_load_again(machine: Machine) -> None:
         assert "loaded" == state(machine, "x0d_t_drop")
 
     play(scenario)
+
+
+def test_upgrade_to_the_same_is_none(machine: Machine) -> None:
+    """Objects that are those in force replace nothing and leave what was counted."""
+
+    async def scenario() -> None:
+        await machine.tracer.open()
+        before = [status.program_id for status in machine.tracer.programs()]
+        await machine.tracer.check_objects()
+        upgraded = await machine.tracer.upgrade()
+        assert ((), ()) == (upgraded.replaced, upgraded.objects)
+        assert before == [status.program_id for status in machine.tracer.programs()]
+
+    play(scenario)

@@ -83,7 +83,7 @@ class FakeDataPlane:
             raise self.upgrade_refusal
         replaced, self.changed = self.changed, ()
         self.refused_stages.clear()
-        return Upgraded(replaced, 1.0)
+        return Upgraded(replaced, 1.0, ("xdp.bpf.o",) if replaced else ())
 
     async def collect(self, ifindexes: frozenset[int]) -> None:
         for ifindex in self.attached.keys() | {at for at, _ in self._links}:

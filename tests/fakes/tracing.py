@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from x0d.errors import Busy, InvalidInput, KernelRefused, NotSupported
-from x0d.ports import Clock, Log2Histogram, MapStatus, ObjectStatus, ProgramStatus, TraceSample
+from x0d.ports import Clock, Log2Histogram, MapStatus, ObjectStatus, ProgramStatus, TraceSample, Upgraded
 
 BUCKETS = 40
 STEADY = ("x0d_t_drop", "x0d_t_state", "x0d_t_switch")
@@ -36,13 +36,31 @@ class FakeTracer:
     """The system calls' programs are in the kernel."""
     until_ns: int = 0
     reads: int = 0
+    is_changed: bool = False
+    """The object on disk is another than when it was read."""
+    object_fault: NotSupported | InvalidInput | None = None
+    """What is wrong with it."""
 
     async def open(self) -> None:
         self.is_open = True
 
+    async def check_objects(self) -> None:
+        if self.object_fault is not None:
+            raise self.object_fault
+
+    async def upgrade(self) -> Upgraded:
+        if not self.is_changed:
+            return Upgraded((), 1.0)
+        self.is_changed = False
+        self._forget_counts()
+        return Upgraded(STEADY, 1.0, ("trace.bpf.o",))
+
     async def unload(self) -> None:
         await self.stop_syscalls()
         self.is_open = False
+        self._forget_counts()
+
+    def _forget_counts(self) -> None:
         for counts in (self.drops, self.retransmits, self.resets_sent, self.resets_received):
             counts.clear()
         self.socket_states.clear()

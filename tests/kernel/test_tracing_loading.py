@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kernel.trace_world import CLOSED_PORT, OBJECTS_DIR, REPOSITORY, STEADY, Pair, build, new_pair, tracer, until
-from x0d.errors import KernelRefused
+from x0d.errors import InvalidInput, KernelRefused, NotSupported
 from x0d.kernel import trace_attach
 from x0d.kernel.libbpf import Libbpf, LoadedPrograms
 from x0d.kernel.tracing import PROGRAMS, STEADY_FILE, SYSCALL_PROGRAMS, SYSCALLS_FILE
@@ -213,3 +213,82 @@ def test_attaching_to_nothing_is_refused() -> None:
             trace_attach.open_raw_tracepoint(loaded.fd, "sys_bend")
     finally:
         attached.close()
+
+
+# ---- upgrades ----
+
+
+def copied_objects(directory: Path) -> Path:
+    """Both objects in a directory of the test's own."""
+    for name in (STEADY_FILE, SYSCALLS_FILE):
+        shutil.copy(OBJECTS_DIR / name, directory)
+    return directory
+
+
+def test_changed_object_is_loaded_anew(tmp_path: Path, pair: Pair) -> None:
+    """Another object replaces the programs, which count from 0; one that is refused takes no other down."""
+    objects_dir = copied_objects(tmp_path)
+
+    async def main() -> None:
+        async with tracer(("drops", "sockets"), pair.other, objects_dir) as made:
+            before = {status.name: status.program_id for status in made.programs()}
+            with pair.open_socket(pair.one, 4, socket.SOCK_DGRAM) as sender:
+                sender.sendto(b"x", (pair.addresses(4)[1], CLOSED_PORT))
+            await until(made, lambda seen: bool(seen.drops))
+            other_object(tmp_path, b"inet_sock_set_state", b"hrtimer_expire_exit")
+            await made.check_objects()
+            upgraded = await made.upgrade()
+            assert (("x0d_t_drop",), (str(tmp_path / STEADY_FILE),)) == (upgraded.replaced, upgraded.objects)
+            after = {status.name: status for status in made.programs()}
+            assert ("loaded", "refused") == (after["x0d_t_drop"].state, after["x0d_t_state"].state)
+            assert before["x0d_t_drop"] != after["x0d_t_drop"].program_id
+            assert not (await made.read()).drops
+            assert () == (await made.upgrade()).replaced
+
+    asyncio.run(main())
+
+
+def test_changed_object_of_system_calls_waits_for_a_measurement(tmp_path: Path) -> None:
+    """Nothing of it is in the kernel between measurements: it is named, and no program is replaced."""
+    objects_dir = copied_objects(tmp_path)
+
+    async def main() -> None:
+        async with tracer(("sockets",), objects_dir=objects_dir) as made:
+            file = objects_dir / SYSCALLS_FILE
+            file.write_bytes(file.read_bytes() + bytes(8))
+            await made.check_objects()
+            upgraded = await made.upgrade()
+            assert ((), (str(file),)) == (upgraded.replaced, upgraded.objects)
+            assert () == (await made.upgrade()).objects
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("name", [STEADY_FILE, SYSCALLS_FILE])
+def test_unusable_object_is_told_before_an_upgrade(tmp_path: Path, name: str) -> None:
+    """A damaged or missing object is refused with its path, and what was loaded is still in force."""
+    objects_dir = copied_objects(tmp_path)
+
+    async def main() -> None:
+        async with tracer(("sockets",), objects_dir=objects_dir) as made:
+            file = objects_dir / name
+            file.write_bytes(file.read_bytes()[:700])
+            with pytest.raises(InvalidInput, match=f"{file}: .*; what was loaded before is still in force"):
+                await made.check_objects()
+            file.unlink()
+            with pytest.raises(NotSupported, match=f"{file} is missing; reinstall x0d.*still in force"):
+                await made.check_objects()
+            assert "loaded" in {status.state for status in made.programs()}
+
+    asyncio.run(main())
+
+
+def test_objects_that_were_never_there_hinder_nothing(tmp_path: Path) -> None:
+    """A directory with no trace objects is told by the programs' states, not by each upgrade."""
+
+    async def main() -> None:
+        async with tracer(("sockets",), objects_dir=tmp_path) as made:
+            await made.check_objects()
+            assert () == (await made.upgrade()).objects
+
+    asyncio.run(main())

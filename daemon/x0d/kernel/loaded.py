@@ -208,9 +208,10 @@ class LoadedPlane:
             settled = renewal.settle()
             self._pipelines[settled.frags] = settled
             self._pin_array(settled)
+        changed = (status.path,) if status.sha256 != self.object_status.sha256 else ()
         self._elf, self.object_status = elf, status
         self._refused.clear()
-        return Upgraded(names, (time.perf_counter() - started_s) * 1000)
+        return Upgraded(names, (time.perf_counter() - started_s) * 1000, changed)
 
     def _put_in_force(self, renewals: Sequence[Renewal]) -> None:
         """Swap slots and attachments; a refusal of any puts back all that was done."""

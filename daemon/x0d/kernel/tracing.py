@@ -8,6 +8,7 @@ Loading takes some 70 ms and reading about one; both are done in one worker thre
 """
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,9 +19,10 @@ from typing import Final, TypeVar
 from x0d.errors import Busy, InvalidInput, KernelRefused, NotSupported
 from x0d.kernel import bpf, bpf_maps, maps, objects, reasons, trace_attach, trace_layout, trace_syscalls
 from x0d.kernel.libbpf import Libbpf, read_object
+from x0d.kernel.refusals import reason_beside_errno, with_rest_in_force
 from x0d.kernel.trace_attach import Attached, Refusal
 from x0d.kernel.trace_reading import TraceReader
-from x0d.ports import MapStatus, ObjectStatus, ProgramStatus, TraceSample
+from x0d.ports import MapStatus, ObjectStatus, ProgramStatus, TraceSample, Upgraded
 
 PROGRAMS: Final = {
     "drops": ("x0d_t_drop",),
@@ -54,6 +56,15 @@ class _Part:
     object_status: ObjectStatus | None = None
     map_statuses: tuple[MapStatus, ...] = ()
     program_ids: dict[str, int] = field(default_factory=dict)
+    sha256: str = ""
+    """Of the file when it was last read to be loaded, or at ``open``; empty if it was not there."""
+
+    def digest(self) -> str:
+        """SHA-256 of the file as it is now; empty if it cannot be read."""
+        try:
+            return hashlib.sha256(self.file.read_bytes()).hexdigest()
+        except OSError:
+            return ""
 
     def close(self) -> None:
         """Take it out of the kernel; refusals stay to be told."""
@@ -89,6 +100,8 @@ class KernelTracer:
         await self._in_worker(self._open)
 
     def _open(self) -> None:
+        if not self._syscalls.sha256:
+            self._syscalls.sha256 = self._syscalls.digest()
         if not self._steady.wanted or self._steady.attached.program_fds:
             return
         libbpf = self._load(self._steady, trace_layout.CONFIG_MAP, trace_layout.encode_config(self._netns_inode))
@@ -101,6 +114,37 @@ class KernelTracer:
         self._describe(self._steady)
         if libbpf is not None and "x0d_t_drop" in attached.link_fds:
             self._reader.reason_names = reasons.read_names(libbpf)
+
+    # ---- upgrade ----
+
+    async def check_objects(self) -> None:
+        """Look into the objects as they are on disk now; see ``ports.Tracer``."""
+        await self._in_worker(self._check_objects)
+
+    def _check_objects(self) -> None:
+        for part in (self._steady, self._syscalls):
+            if not part.wanted or (not part.sha256 and not part.file.exists()):
+                continue  # nothing of it is in force
+            try:
+                _inspect(part)
+            except (InvalidInput, NotSupported) as fault:
+                raise with_rest_in_force(fault) from fault
+
+    async def upgrade(self) -> Upgraded:
+        """Load the steady programs anew if their object is another; see ``ports.Tracer``."""
+        return await self._in_worker(self._upgrade)
+
+    def _upgrade(self) -> Upgraded:
+        started_s = time.perf_counter()
+        changed = [part for part in (self._steady, self._syscalls) if part.wanted and part.digest() != part.sha256]
+        if self._steady in changed:
+            self._steady.close()
+            self._open()
+        if self._syscalls in changed:
+            self._syscalls.sha256 = self._syscalls.digest()
+        replaced = tuple(self._steady.attached.program_fds) if self._steady in changed else ()
+        took_ms = (time.perf_counter() - started_s) * 1000
+        return Upgraded(replaced, took_ms, tuple(str(part.file) for part in changed))
 
     # ---- status ----
 
@@ -196,10 +240,10 @@ class KernelTracer:
     def _load(self, part: _Part, config_map: str, config: bytes) -> Libbpf | None:
         """Load and attach what is wanted of an object; refusals are in ``part.attached``, and nothing is raised."""
         part.attached = Attached()
+        part.sha256 = part.digest()
         try:
             libbpf = Libbpf()
-            elf = read_object(part.file)
-            info = objects.inspect(elf, part.file.name)
+            elf, info = _inspect(part)
         except (NotSupported, InvalidInput) as error:
             part.attached.refusals = dict.fromkeys(part.wanted, error)
             return None
@@ -228,8 +272,10 @@ class KernelTracer:
         refusal: Refusal | None = part.attached.refusals.get(program)
         kind = "tracepoint"
         if refusal is not None:
-            errno, log_tail = (refusal.errno, refusal.log_tail) if isinstance(refusal, KernelRefused) else (0, "")
-            return ProgramStatus(program, OBJECT_NAME, kind, "refused", str(refusal), errno, log_tail)
+            if not isinstance(refusal, KernelRefused):
+                return ProgramStatus(program, OBJECT_NAME, kind, "refused", str(refusal))
+            reason = reason_beside_errno(program, refusal)
+            return ProgramStatus(program, OBJECT_NAME, kind, "refused", reason, refusal.errno, refusal.log_tail)
         program_id = part.program_ids.get(program, 0)
         if program_id:
             return ProgramStatus(program, OBJECT_NAME, kind, "loaded", program_id=program_id)
@@ -238,3 +284,19 @@ class KernelTracer:
 
     async def _in_worker(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._worker, work)
+
+
+def _inspect(part: _Part) -> tuple[bytes, objects.ObjectInfo]:
+    """Bytes of the part's file and what is in it.
+
+    Raises:
+        NotSupported: it is missing.
+        InvalidInput: it cannot be loaded here, or lacks a wanted program.
+    """
+    elf = read_object(part.file)
+    info = objects.inspect(elf, str(part.file))
+    present = {function for _section, function in info.programs}
+    if missing := [program for program in part.wanted if program not in present]:
+        reason = f"{part.file}: it lacks the program {missing[0]}"
+        raise InvalidInput(reason)
+    return elf, info

@@ -104,8 +104,10 @@ class Upgraded:
     """What an upgrade has put in force."""
 
     replaced: tuple[str, ...]
-    """Names of the programs whose code is another now."""
+    """Names of the programs that are others now."""
     took_ms: float
+    objects: tuple[str, ...] = ()
+    """Paths of the objects whose bytes are others than when they were read before."""
 
 
 class DataPlane(Protocol):
@@ -133,7 +135,9 @@ class DataPlane(Protocol):
         """
 
     async def upgrade(self) -> Upgraded:
-        """Read the objects again and put them in force on every interface, all or nothing; no packet is missed.
+        """Read the object again and put it in force on every interface, all or nothing; no packet is missed.
+
+        A program whose code is the same stays.
 
         Raises:
             NotSupported: the file is missing.

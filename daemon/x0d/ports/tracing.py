@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from x0d.ports.plane import MapStatus, ObjectStatus, ProgramStatus
+from x0d.ports.plane import MapStatus, ObjectStatus, ProgramStatus, Upgraded
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,21 @@ class Tracer(Protocol):
 
     async def open(self) -> None:
         """Load what the configuration names; what is refused is told by ``programs``."""
+
+    async def check_objects(self) -> None:
+        """Look into the objects as they are on disk now, without loading anything of them.
+
+        Raises:
+            NotSupported: one that was there is missing.
+            InvalidInput: one cannot be loaded here.
+        """
+
+    async def upgrade(self) -> Upgraded:
+        """Load the steady programs anew if their object's bytes are others than those read last.
+
+        Each loads or is refused by itself, as in ``open``, and they count from 0.  Those of system calls are loaded
+        for each measurement: the next one takes the new object.
+        """
 
     async def unload(self) -> None:
         """Take every program out of the kernel; ``open`` loads them again, and they count from 0."""

@@ -119,14 +119,23 @@ class Dataplane:
     # ---- steering ----
 
     async def upgrade(self) -> shown.UpgradeResult:
-        """Put the objects on disk in force, all or nothing."""
+        """Put the objects on disk in force.
+
+        All are looked into first: one that cannot be loaded refuses all, and nothing changes.  Then the XDP programs
+        are replaced, all or nothing; then the tracepoint programs, each loaded or refused by itself, if their object
+        is another.  What those have counted begins at 0.
+        """
         if self._changing.locked():
             raise Busy("programs are being attached, detached or upgraded; try again in a moment")
         async with self._changing:
+            await self._tracing.check_objects()
             upgraded = await self._plane.upgrade()
-        log.info(telemetry.PROGRAMS_UPGRADED, replaced=upgraded.replaced, took_ms=upgraded.took_ms)
-        programs = [_program(program) for program in self._plane.programs()]
-        return shown.UpgradeResult(upgraded.replaced, programs, upgraded.took_ms)
+            traced = await self._tracing.upgrade()
+        replaced = (*upgraded.replaced, *traced.replaced)
+        objects, took_ms = (*upgraded.objects, *traced.objects), upgraded.took_ms + traced.took_ms
+        log.info(telemetry.PROGRAMS_UPGRADED, replaced=replaced, objects=objects, took_ms=took_ms)
+        programs = [_program(program) for program in (*self._plane.programs(), *self._tracing.programs())]
+        return shown.UpgradeResult(replaced, programs, took_ms, objects)
 
     async def attach(self, names: Sequence[str], *, everything: bool) -> Sequence[shown.AttachmentStatus]:
         """Take up interfaces that ``detach`` has left."""

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Final
 
 from x0d.errors import Busy
-from x0d.ports import Clock, Log2Histogram, MapStatus, ObjectStatus, ProgramStatus, Tracer, TraceSample
+from x0d.ports import Clock, Log2Histogram, MapStatus, ObjectStatus, ProgramStatus, Tracer, TraceSample, Upgraded
 from x0d.service import histograms
 from x0d.service.views_dataplane import TraceProgress
 
@@ -35,6 +35,16 @@ class TracingService:
     async def open(self) -> None:
         """Load what the configuration names; what is refused is told by ``programs``."""
         await self._tracer.open()
+
+    async def check_objects(self) -> None:
+        """Look into the objects on disk.  Raises NotSupported, InvalidInput."""
+        await self._tracer.check_objects()
+
+    async def upgrade(self) -> Upgraded:
+        """Load the steady programs anew if their object is another; they count from 0 then."""
+        async with self._reading:
+            self._sample = None
+            return await self._tracer.upgrade()
 
     async def unload(self) -> None:
         """Take every program out of the kernel; ``open`` loads them again."""

@@ -233,9 +233,11 @@ class Programs:
 @dataclass(frozen=True, slots=True)
 class UpgradeResult:
     replaced: Sequence[str]
-    """Names of the programs whose code is another now."""
+    """Names of the programs that are others now."""
     programs: Sequence[Program]
     took_ms: float
+    objects_changed: Sequence[str] = ()
+    """Paths of the objects whose bytes are others than before."""
 
 
 class DataplaneView(Protocol):

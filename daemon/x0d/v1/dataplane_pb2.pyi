@@ -321,14 +321,16 @@ class UpgradeRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class UpgradeResponse(_message.Message):
-    __slots__ = ("replaced", "programs", "took_ms")
+    __slots__ = ("replaced", "programs", "took_ms", "objects_changed")
     REPLACED_FIELD_NUMBER: _ClassVar[int]
     PROGRAMS_FIELD_NUMBER: _ClassVar[int]
     TOOK_MS_FIELD_NUMBER: _ClassVar[int]
+    OBJECTS_CHANGED_FIELD_NUMBER: _ClassVar[int]
     replaced: _containers.RepeatedScalarFieldContainer[str]
     programs: _containers.RepeatedCompositeFieldContainer[Program]
     took_ms: float
-    def __init__(self, replaced: _Optional[_Iterable[str]] = ..., programs: _Optional[_Iterable[_Union[Program, _Mapping]]] = ..., took_ms: _Optional[float] = ...) -> None: ...
+    objects_changed: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, replaced: _Optional[_Iterable[str]] = ..., programs: _Optional[_Iterable[_Union[Program, _Mapping]]] = ..., took_ms: _Optional[float] = ..., objects_changed: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AttachRequest(_message.Message):
     __slots__ = ("interfaces", "all")
