@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from x0d.errors import InvalidInput
-from x0d.policy.denyfile import FAULTS_MAX, DenyFileReader
+from x0d.policy.denyfile import FAULTS_MAX, LINE_CHARACTERS_MAX, DenyFileReader
 from x0d.policy.durations import DURATION_S_MAX, parse_duration
 from x0d.policy.model import PackedPrefix, PrefixKey, Terms, parse_prefix
 
@@ -59,8 +59,10 @@ def outcome(*pieces: str) -> dict[PrefixKey, Terms] | str:
         ("10.0.0.1 for=1h for=2h", "line 2: 'for=1h for=2h': only one for=DURATION"),
         ("10.0.0.1 for=", "line 2: '' is no duration: write such as 90s"),
         ("10.0.0.1 for=0s", "line 2: '0s': a duration is 1 second to 10 years"),
-        ("10.0.0.1 # " + "x" * 5000, "a line is at most 4096 characters"),
-        ("x" * 5000, "line 2: '" + "x" * 60 + "'... is too long"),
+        ("10.0.0.1 # " + "x" * 5000, "line 2: '10.0.0.1 # " + "x" * 49 + "'...: a line is at most 4096 characters"),
+        ("x" * 5000, "line 2: '" + "x" * 60 + "'...: a line is at most 4096 characters"),
+        (" " * 4088 + "192.0.2.0/24", "line 2: '192.0.2.0"),
+        ("#" * 5000, "a line is at most 4096 characters"),
     ],
 )
 def test_fault_names_the_line(line: str, reason: str) -> None:
@@ -112,6 +114,25 @@ def test_any_text_is_read_or_refused(lines: list[str], cuts: list[int]) -> None:
     assert whole == cut
     if not isinstance(whole, str):
         assert list(whole) == [parse_prefix(str(PackedPrefix(*prefix))) for prefix in whole]
+
+
+@given(
+    st.integers(LINE_CHARACTERS_MAX - 30, LINE_CHARACTERS_MAX + 10),
+    st.sampled_from(["192.0.2.0/24", "192.0.2.1", "2001:db8::/32", "192.0.2.0/24 # why", "# comment"]),
+    st.sampled_from(["", "\n", "\r\n", "\n10.0.0.1\n"]),
+    st.integers(0, 50),
+)
+def test_line_is_read_whole_or_refused(pad: int, entry: str, end: str, cut: int) -> None:
+    """A line about as long as one may be gives its entry or is refused; its beginning is never taken for the whole."""
+    line = " " * pad + entry
+    whole = outcome(line + end)
+    assert whole == outcome(line[: -1 - cut], line[-1 - cut :] + end)
+    if isinstance(whole, str):
+        assert len(line + end) > LINE_CHARACTERS_MAX
+        assert "line 1: " in whole
+    else:
+        assert len(line) <= LINE_CHARACTERS_MAX
+        assert whole.keys() == outcome(entry + end).keys()
 
 
 PLAIN = st.builds(

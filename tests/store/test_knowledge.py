@@ -63,7 +63,7 @@ def test_saved_incidents_are_read_back_newest_first(tmp_path: Path) -> None:
     path = tmp_path / "knowledge.db"
 
     async def work(knowledge: Knowledge, report: Opened) -> None:
-        assert Opened(schema.SCHEMA_VERSION, None, None, "") == report
+        assert Opened(schema.SCHEMA_VERSION, None, None, "", is_new=True) == report
         for number in (1, 3, 2):
             await knowledge.save(incident(number, IncidentState.OPEN))
         await knowledge.save(incident(2))

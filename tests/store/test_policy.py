@@ -16,11 +16,21 @@ from typing import TypeVar
 import pytest
 
 from x0d.errors import StorageFailed
-from x0d.policy.model import DenyEntry, Limit, PrefixKey, Terms, parse_prefix
+from x0d.policy.model import (
+    BURST_MAX,
+    EXPIRES_UNIX_MS_MAX,
+    RATE_PPS_MAX,
+    DenyEntry,
+    Limit,
+    PrefixKey,
+    Terms,
+    parse_prefix,
+)
 from x0d.store.database import Opened
 from x0d.store.policy import PolicyDatabase
 
 DAEMON = Path(__file__).parents[2] / "daemon"
+LATEST = EXPIRES_UNIX_MS_MAX
 ENTRY = DenyEntry(parse_prefix("192.0.2.1"), 0, "why")
 T = TypeVar("T")
 
@@ -58,11 +68,12 @@ def test_lists_outlive_the_process(tmp_path: Path) -> None:
     limit = Limit(parse_prefix("10.0.0.0/8"), 7, 8, 9, "c")
 
     async def save(store: PolicyDatabase, report: Opened) -> None:
-        assert Opened(1, None, None, "") == report
+        assert Opened(1, None, None, "", is_new=True) == report
         await store.save_deny([ENTRY])
         await store.save_limit(limit)
 
     with_file(tmp_path / "policy.db", save)
+    assert not with_file(tmp_path / "policy.db", report_of).is_new
     assert ([ENTRY], [limit]) == with_file(tmp_path / "policy.db", lambda store, _: store.load())
 
 
@@ -90,16 +101,32 @@ def test_row_that_makes_no_sense_hides_no_other(tmp_path: Path) -> None:
     path = tmp_path / "policy.db"
     with_file(path, save_entry)
     with closing(sqlite3.connect(path)) as connection:
-        rows = [(b"", 0), (b"\x0a\x00\x00\x01\x08", 0), (b"\x0a\x00\x00\x00\x21", 0), (b"\x0a\x00\x00\x00\x08", -1)]
+        rows = [
+            *((key, 0) for key in (b"", b"\x0a\x00\x00\x01\x08", b"\x0a\x00\x00\x00\x21", bytes(500_000))),
+            *((bytes((10, 0, 0, number, 32)), expiry) for number, expiry in enumerate((-1, LATEST + 1, 2**63 - 1))),
+        ]
         connection.executemany("INSERT INTO deny VALUES (?, ?, '')", rows)
-        connection.execute("INSERT INTO limits VALUES (?, 0, 1, 0, '')", (b"\x0a\x00\x00\x00\x08",))
+        limits = [(0, 1, 0), (RATE_PPS_MAX + 1, 1, 0), (1, 0, 0), (1, BURST_MAX + 1, 0), (1, 1, -1), (1, 1, LATEST + 1)]
+        numbered = ((bytes((10, 0, 0, number, 32)), *limit) for number, limit in enumerate(limits))
+        connection.executemany("INSERT INTO limits VALUES (?, ?, ?, ?, '')", numbered)
         connection.commit()
 
     async def work(store: PolicyDatabase, _: Opened) -> None:
         assert ([ENTRY], []) == await store.load()
-        assert 5 == store.unreadable
+        assert 13 == store.unreadable
 
     with_file(path, work)
+
+
+def test_comment_of_any_bytes_is_read(tmp_path: Path) -> None:
+    """A comment that is no text or too long is cut to what can be shown; its entry holds."""
+    path = tmp_path / "policy.db"
+    with_file(path, save_entry)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE deny SET comment = CAST(x'61ff1b' || ? AS TEXT)", ("x" * 1_000_000,))
+        connection.commit()
+    (entry,) = with_file(path, all_deny)
+    assert (ENTRY.prefix, 200, "a\ufffd xxx") == (entry.prefix, len(entry.comment), entry.comment[:6])
 
 
 @pytest.mark.parametrize(("statement", "reason"), [("PRAGMA user_version = 99", "99"), ("SELECT 1", "something other")])
@@ -134,6 +161,7 @@ def test_damaged_file_is_moved_aside(tmp_path: Path, damage: Callable[[bytes], b
     path.write_bytes(damaged)
     report = with_file(path, report_of)
     assert report.moved_aside is not None
+    assert report.is_new
     assert report.moved_aside.name.startswith("policy.db.corrupt-")
     assert damaged == report.moved_aside.read_bytes()
     assert str(path) in report.reason

@@ -8,7 +8,7 @@ reading goes on and every problem is found.  ``finish`` notes the keys that nobo
 import difflib
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
 from x0d.errors import ConfigProblem
@@ -18,6 +18,7 @@ NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 INTERFACE = re.compile(r"[^/\s:]{1,15}")  # IFNAMSIZ less the NUL; the kernel refuses / : and spaces
 INTERFACE_FORM = "the name of an interface other than lo, at most 15 bytes without / : and spaces"
 PREFIX_DEFAULT = ip_network("192.0.2.1/32")
+MAPPED_LENGTH = 96  # of ::ffff:0.0.0.0/96, which has all of IPv4
 MISSING = object()
 
 
@@ -232,7 +233,7 @@ class Section:
         if prefix is None:
             self._wrong(key, value, 'an address with its prefix length, such as "10.255.0.1/32"')
             return default
-        return prefix
+        return default if self._is_mapped(key, prefix) else prefix
 
     def prefixes(self, key: str, count_max: int) -> tuple[Prefix, ...]:
         """An array of prefixes; a default in place of each that is refused, so that indexes stay."""
@@ -248,7 +249,19 @@ class Section:
         for index, (item, prefix) in enumerate(zip(value, prefixes, strict=True)):
             if prefix is None:
                 self._wrong(f"{key}[{index}]", item, 'a network such as "192.0.2.0/24", host bits zero')
+            elif self._is_mapped(f"{key}[{index}]", prefix):
+                prefixes[index] = None
         return tuple(prefix or PREFIX_DEFAULT for prefix in prefixes)
+
+    def _is_mapped(self, key: str, prefix: Prefix) -> bool:
+        """Refuse IPv4 written as IPv6: no packet has such an address, so the prefix would mean nothing."""
+        address = prefix.network_address
+        if isinstance(address, IPv4Address) or address.ipv4_mapped is None or prefix.prefixlen < MAPPED_LENGTH:
+            return False
+        self.problem(
+            key, f'is "{prefix}"; write the IPv4 network: "{address.ipv4_mapped}/{prefix.prefixlen - MAPPED_LENGTH}"'
+        )
+        return True
 
 
 def _is_mesh_interface(name: str) -> bool:

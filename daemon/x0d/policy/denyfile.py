@@ -44,6 +44,14 @@ def _plain_ipv4(lines: list[str]) -> list[PrefixKey] | None:
         return None
 
 
+def _check_length(line: str) -> None:
+    """Of a longer line, a comment too, only the beginning may have been kept: nothing may be read from that."""
+    if len(line) > LINE_CHARACTERS_MAX:
+        raise InvalidInput(
+            f"{shown(line[: LINE_CHARACTERS_MAX + 1].strip())}: a line is at most {LINE_CHARACTERS_MAX} characters"
+        )
+
+
 class DenyFileReader:
     """Takes a file's text piece by piece, cut anywhere, and gives its entries."""
 
@@ -99,13 +107,14 @@ class DenyFileReader:
             self.lines += len(lines)
             return
         for number, line in enumerate(lines, start=self.lines + 1):
-            first, *rest = line.split(None, 1) or ("#",)
+            first, *rest = line[: LINE_CHARACTERS_MAX + 1].split(None, 1) or ("#",)
             if "#" in first:
                 first, _, glued = first.partition("#")
                 rest = ["#" + " ".join([glued, *rest])]
-            if not first:
+            if not first and len(line) <= LINE_CHARACTERS_MAX:
                 continue
             try:
+                _check_length(line)
                 prefix = parse_prefix(first)
                 terms = self._read_terms(rest[0]) if rest else FOREVER
             except InvalidInput as fault:
@@ -122,8 +131,6 @@ class DenyFileReader:
         """Read what follows the prefix; lines in a row often say the same, and share one object."""
         if rest == self._last_rest:
             return self._last_terms
-        if len(rest) > LINE_CHARACTERS_MAX:
-            raise InvalidInput(f"{shown(rest)}: a line is at most {LINE_CHARACTERS_MAX} characters")
         before, _, comment = rest.partition("#")
         expires_unix_ms = 0
         for word in before.split():

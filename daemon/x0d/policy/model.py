@@ -20,6 +20,8 @@ LIMITS_MAX: Final = 1024
 COMMENT_CHARACTERS_MAX: Final = 200
 RATE_PPS_MAX: Final = 10_000_000
 BURST_MAX: Final = 1_000_000
+EXPIRES_UNIX_MS_MAX: Final = 9_000_000_000_000
+"""In the year 2255: later instants have no room in 63 bits of nanoseconds, and nobody means them."""
 PREFIX_CHARACTERS_MAX: Final = 49
 """The longest spelling there is: eight groups, the last two as an IPv4 address, and ``/128``."""
 

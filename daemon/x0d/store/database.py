@@ -49,6 +49,8 @@ class Opened:
     """Where an unreadable file was moved; None when there was none."""
     reason: str
     """Why it was moved aside; empty when it was not."""
+    is_new: bool = False
+    """The file was begun now: there was none, or what there was is moved aside."""
 
 
 class Corrupt(StorageFailed):
@@ -106,7 +108,7 @@ class Database:
             moved_aside = move_aside(self._path)
             found = self._connect()
         version = len(self._migrations)
-        return Opened(version, found if 0 < found < version else None, moved_aside, reason)
+        return Opened(version, found if 0 < found < version else None, moved_aside, reason, is_new=found == 0)
 
     def _connect(self) -> int:
         """Open the file and return the schema version that it had; the connection is kept if all went well."""

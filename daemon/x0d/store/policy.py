@@ -14,6 +14,8 @@ from typing import Final
 
 from x0d.policy.model import (
     BURST_MAX,
+    COMMENT_CHARACTERS_MAX,
+    EXPIRES_UNIX_MS_MAX,
     RATE_PPS_MAX,
     DenyEntry,
     Limit,
@@ -59,6 +61,9 @@ SAVE_LIMIT: Final = (
     "INSERT INTO limits VALUES (?, ?, ?, ?, ?) ON CONFLICT (prefix) DO UPDATE SET rate_pps = excluded.rate_pps,"
     " burst = excluded.burst, expires_unix_ms = excluded.expires_unix_ms, comment = excluded.comment"
 )
+
+COMMENT: Final = f"CAST(substr(comment, 1, {COMMENT_CHARACTERS_MAX}) AS BLOB)"
+"""As bytes: what is no UTF-8 would otherwise end the reading of all rows; cut, however long it is."""
 
 _LENGTHS = tuple(bytes((length,)) for length in range(129))
 
@@ -117,21 +122,21 @@ class PolicyDatabase:
 
     def _load(self, connection: sqlite3.Connection) -> tuple[Sequence[DenyEntry], Sequence[Limit]]:
         deny, limits = [], []
-        rows = connection.execute("SELECT prefix, expires_unix_ms, comment FROM deny")
+        rows = connection.execute(f"SELECT prefix, expires_unix_ms, {COMMENT} FROM deny")
         for key, expires_unix_ms, comment in rows:
             prefix = _read_key(key)
-            if prefix is None or expires_unix_ms < 0:
+            if prefix is None or not 0 <= expires_unix_ms <= EXPIRES_UNIX_MS_MAX:
                 self._unreadable += 1
             else:
-                deny.append(DenyEntry(prefix, expires_unix_ms, clean_comment(comment)))
-        rows = connection.execute("SELECT prefix, rate_pps, burst, expires_unix_ms, comment FROM limits")
+                deny.append(DenyEntry(prefix, expires_unix_ms, _read_comment(comment)))
+        rows = connection.execute(f"SELECT prefix, rate_pps, burst, expires_unix_ms, {COMMENT} FROM limits")
         for key, rate_pps, burst, expires_unix_ms, comment in rows:
             prefix = _read_key(key)
-            in_range = 1 <= rate_pps <= RATE_PPS_MAX and 1 <= burst <= BURST_MAX and expires_unix_ms >= 0
-            if prefix is None or not in_range:
+            in_range = 1 <= rate_pps <= RATE_PPS_MAX and 1 <= burst <= BURST_MAX
+            if prefix is None or not in_range or not 0 <= expires_unix_ms <= EXPIRES_UNIX_MS_MAX:
                 self._unreadable += 1
             else:
-                limits.append(Limit(prefix, rate_pps, burst, expires_unix_ms, clean_comment(comment)))
+                limits.append(Limit(prefix, rate_pps, burst, expires_unix_ms, _read_comment(comment)))
         return deny, limits
 
 
@@ -145,6 +150,10 @@ def _read_key(key: bytes) -> PackedPrefix | None:
     if len(address) not in {4, 16} or length[0] > len(address) * 8 or mask(address, length[0]) != address:
         return None
     return PackedPrefix(address, length[0])
+
+
+def _read_comment(comment: bytes) -> str:
+    return clean_comment(comment.decode("utf-8", "replace")) if comment else ""
 
 
 def _deny_row(entry: DenyEntry) -> tuple[bytes, int, str]:
