@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from kernel.plane_world import LOCAL, NEIGHBOUR, SETTINGS, PlaneWorld, new_plane_world, udp_counted
+from kernel.waiting import wait_until
 from kernel.xdp_packets import Packet
 from kernel.xdp_world import REPOSITORY
 from x0d.errors import ForeignProgram, KernelRefused, MapFull, ModeRefused, MtuTooLarge, NotSupported, errno_name
@@ -80,9 +81,8 @@ def test_probe_goes_round_on_the_wire(world: PlaneWorld, plane: XdpDataPlane, en
     for sequence in range(1, 6):
         payload = layout.encode_request(77, sequence, time.monotonic_ns())
         world.send("va", 1, Packet(here, there, payload).encode())
-    deadline_s = time.monotonic() + 5
-    while (record := plane.probe_record(one, there)) and record.replies_received < 5 and time.monotonic() < deadline_s:
-        os.sched_yield()
+    wait_until(lambda: (seen := plane.probe_record(one, there)) is not None and seen.replies_received == 5)
+    record = plane.probe_record(one, there)
     assert record is not None
     assert (5, 5, 5, 0b11111) == (
         record.replies_received,
