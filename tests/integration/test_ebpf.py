@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.timeout(60)]
 OBJECTS = ROOT / "daemon" / "x0d" / "kernel" / "objects"
 STAGES = {"x0d_root_frags", "x0d_deny_frags", "x0d_limit_frags", "x0d_probe_frags"}
 LIMIT = "PROGRAM(x0d_limit, run_limit(ctx), run_limit(ctx))"
+DENY = "PROGRAM(x0d_deny, run_deny(ctx), run_deny(ctx))"
+UNCHECKED_DENY = "PROGRAM(x0d_deny, *(int *)(long)ctx->data, *(int *)(long)ctx->data)"
 UNCHECKED = "PROGRAM(x0d_limit, *(int *)(long)ctx->data, *(int *)(long)ctx->data)"
 
 
@@ -97,6 +99,63 @@ def test_upgrade(pair: Pair) -> None:
         send(pair, STRAY, 6)
         assert 11 == counted(life, "deny")
         assert "attached" == life.interface("e1").state
+
+
+def test_upgrade_of_tracepoints(pair: Pair) -> None:
+    """Tracepoint programs are replaced with their object; a bad object of either kind leaves all as it was."""
+    objects = own_objects(pair)
+    trace, good = objects / "trace.bpf.o", (objects / "trace.bpf.o").read_bytes()
+    with pair.n1.living() as life:
+        before = {name: each["id"] for name, each in listed(life).items()}
+        trace.write_bytes(good[:900])
+        compile_changed(pair, objects, LIMIT, "PROGRAM(x0d_limit, run_probe(ctx), run_probe(ctx))")
+        trace.write_bytes(good[:900])
+        refused = life.x0ctl("ebpf", "upgrade")
+        assert (1, True) == (refused.returncode, str(trace) in refused.stderr), refused.stderr
+        assert "what was loaded before is still in force" in refused.stderr
+        assert before == {name: each["id"] for name, each in listed(life).items()}
+        trace.write_bytes(good + bytes(8))
+        upgraded = json.loads(done(life, "-o", "json", "ebpf", "upgrade"))
+        assert {"x0d_limit_frags", "x0d_t_drop", "x0d_t_state"} <= set(upgraded["replaced"])
+        assert {str(objects / "xdp.bpf.o"), str(trace)} == set(upgraded["objects_changed"])
+        assert [] == json.loads(done(life, "-o", "json", "ebpf", "upgrade"))["objects_changed"]
+
+
+def alerts(life: Life) -> list[str]:
+    """What x0ctl status says of refused programs."""
+    told: list[str] = json.loads(done(life, "-o", "json", "status"))["alerts"]
+    return [alert for alert in told if alert.startswith("programs_refused: ")]
+
+
+def test_restart_with_refused_programs(pair: Pair) -> None:
+    """Programs of before go on where those on disk are refused: deny holds, an alert says so until an upgrade."""
+    objects = own_objects(pair)
+    good = (objects / "xdp.bpf.o").read_bytes()
+    add_strays(pair)
+    with pair.n1.living() as life:
+        done(life, "deny", "add", STRAY)
+        send(pair, STRAY, 5)
+        assert (5, []) == (counted(life, "deny"), alerts(life))
+    compile_changed(pair, objects, DENY, UNCHECKED_DENY)
+    with pair.n1.living() as life:
+        send(pair, STRAY, 6)
+        assert 11 == counted(life, "deny")
+        assert "the programs of before go on" in alerts(life)[0]
+        assert "x0d_deny_frags is refused: EACCES" in alerts(life)[0]
+        assert "programs_refused" in done(life, "status")
+        (objects / "xdp.bpf.o").write_bytes(good)
+        done(life, "ebpf", "upgrade")
+        assert [] == alerts(life)
+        send(pair, STRAY, 4)
+        assert 15 == counted(life, "deny")
+
+
+def test_start_with_refused_programs(pair: Pair) -> None:
+    """Where no programs of before are attached, the alert says what is not enforced."""
+    compile_changed(pair, own_objects(pair), DENY, UNCHECKED_DENY)
+    with pair.n1.living() as life:
+        assert "the deny-list is not enforced" in alerts(life)[0]
+        assert "refused" == listed(life)["x0d_deny_frags"]["state"]
 
 
 def test_detach_and_attach(pair: Pair) -> None:
