@@ -28,7 +28,7 @@ TIMEOUT_S_DEFAULT: Final = 10.0
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     default=TIMEOUT_S_DEFAULT,
-    help="Seconds to wait for an answer.",
+    help="Seconds to wait for an answer; streams (watch, top, trace, deny list and load) take as long as they take.",
 )
 @click.version_option(package_name="x0d")
 @click.pass_context

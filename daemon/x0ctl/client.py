@@ -6,6 +6,7 @@ gRPC on this side: nobody answered.
 
 import errno
 import os
+import re
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, TypeVar
@@ -80,7 +81,7 @@ class Client:
         if reason in _GATE_REFUSALS:
             return Failure(EXIT_NOT_PERMITTED, details, "run as root, or for reading join group x0d")
         if reason:
-            return Failure(EXIT_FAILED, details, _NEXT_STEP.get(reason, ""))
+            return Failure(EXIT_FAILED, _one_a_line(reason, details), _NEXT_STEP.get(reason, ""))
         if status is grpc.StatusCode.UNAVAILABLE:
             return self._unreachable(details)
         if status is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -105,6 +106,14 @@ class Client:
             return Failure(EXIT_UNREACHABLE, text, "is x0d running? systemctl status x0d")
         text = f"the connection to {self._path} ended: {details}"
         return Failure(EXIT_UNREACHABLE, text, "x0d is stopping, or has too many clients; systemctl status x0d")
+
+
+def _one_a_line(reason: str, details: str) -> str:
+    """Several reasons in one sentence are hard to read: each gets a line of its own."""
+    if reason == "WouldLockOut":
+        head, colon, reasons = details.partition(": ")
+        return f"{head}:\n  " + reasons.replace("; ", "\n  ") if colon else details
+    return re.sub(r"; (?=line \d+: )", "\n", details)
 
 
 _GATE_REFUSALS: Final = ("role", "peer")

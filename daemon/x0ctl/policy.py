@@ -66,7 +66,9 @@ def deny_remove(options: Options, prefixes: Sequence[str]) -> None:
 @click.argument("match", default="")
 @click.pass_obj
 def deny_list(options: Options, match: str) -> None:
-    """List entries; with MATCH those that cover this address, or lie in this prefix.
+    """List the entries, or those that MATCH.
+
+    With MATCH: the entries that cover this address, or lie in this prefix.
 
     Example: x0ctl deny list 192.0.2.0/24
     """
@@ -88,9 +90,10 @@ def deny_list(options: Options, match: str) -> None:
 @guarded
 @click.pass_obj
 def deny_load(options: Options, file: str, *, dry_run: bool, force: bool) -> None:
-    """Replace the whole list by a file's lines: the old list or the new one, never half.
+    """Replace the whole list by a file's lines.
 
-    A line is an address or a prefix, then for=DURATION and a # comment if wanted.
+    What is in force is the old list or the new one, never half.  A line of the file is an address or a
+    prefix, then for=DURATION and a # comment if wanted.
 
     Example: x0ctl deny load /etc/x0d/deny.txt --dry-run
     """
@@ -99,13 +102,22 @@ def deny_load(options: Options, file: str, *, dry_run: bool, force: bool) -> Non
     from x0ctl.progress import bar  # noqa: PLC0415
 
     text = read_list(file)
-    requests = _load_requests(file, whole_lines(file, text), dry_run=dry_run, guard=_guard(force=force))
+    parts = list(whole_lines(file, text))
+    requests = _load_requests(file, iter(parts), dry_run=dry_run, guard=_guard(force=force))
+    answered = iter(parts)
+    read = 0
     last: LoadDenyResponse | None = None
-    with bar(text.count("\n") + 1, shown=options.output != "json") as tell:
+    with bar(len(text), shown=options.output != "json") as tell:
+        tell("reading", read)
         for message in options.dataplane_stream("LoadDeny", requests):
-            if not options.json(message, one_line=True):
-                tell(message.phase, message.lines)
-                last = message
+            if options.json(message, one_line=True):
+                continue
+            last = message
+            if message.phase == "reading":
+                read += len(next(answered, ""))
+                tell("reading", read)
+            else:
+                tell("checking" if dry_run else "putting in force", None)
     if last is not None:
         show_policy.loaded(last, dry_run=dry_run)
 

@@ -1,6 +1,10 @@
 """Deny-list and limits as tables and lines."""
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import click
 
 from x0ctl.output import clean, instant, print_line, print_table
 from x0d.v1.dataplane_pb2 import (
@@ -14,6 +18,9 @@ from x0d.v1.dataplane_pb2 import (
     RemoveLimitResponse,
 )
 
+if TYPE_CHECKING:
+    from x0ctl.table import LongTable
+
 TABLE_ROWS_MAX = 2_000
 """Longer lists are printed as they come: a table has to see its last row before the first."""
 
@@ -23,8 +30,9 @@ def _until(expires_at_unix_ms: int) -> str:
 
 
 def _warn(warnings: Sequence[str]) -> None:
+    """Tell what was forced, and what keeps it from working, where a pipe's reader does not take it for an answer."""
     for warning in warnings:
-        print_line(f"FORCED  {clean(warning)}")
+        click.echo(f"x0ctl: warning: {clean(warning)}", err=True)
 
 
 def denied(reply: AddDenyResponse) -> None:
@@ -41,29 +49,30 @@ def removed(reply: RemoveDenyResponse | RemoveLimitResponse) -> None:
 
 
 def deny_entries(parts: Iterable[ListDenyResponse]) -> None:
-    """Print entries: a short list as a table, a long one line by line."""
+    """Print entries: a short list as a table, a long one row by row, in columns as its first rows need them."""
     headers = ("PREFIX", "EXPIRES", "PACKETS DROPPED", "COMMENT")
     waiting: list[tuple[str, str, str, str]] = []
-    is_long = False
+    long: LongTable | None = None
     for part in parts:
         waiting.extend(map(_cells, part.entries))
-        if len(waiting) > TABLE_ROWS_MAX and not is_long:
-            is_long = True
-            print_line(_line(headers))
-        if is_long:
-            print_line("\n".join(map(_line, waiting)))
+        if len(waiting) > TABLE_ROWS_MAX and long is None:
+            long = _long_table(headers, waiting)
+            print_line(long.header())
+        if long is not None:
+            print_line("\n".join(chain.from_iterable(map(long.row, waiting))))
             waiting.clear()
-    if not is_long:
+    if long is None:
         print_table(headers, waiting, "no entries", prose=1)
 
 
+def _long_table(headers: Sequence[str], first: Sequence[Sequence[str]]) -> "LongTable":
+    from x0ctl.table import LongTable  # noqa: PLC0415 - start-up time
+
+    return LongTable(headers, first, prose=1)
+
+
 def _cells(entry: DenyEntry) -> tuple[str, str, str, str]:
-    return (entry.prefix, instant(entry.expires_at_unix_ms), str(entry.hits), entry.comment)
-
-
-def _line(cells: tuple[str, str, str, str]) -> str:
-    prefix, expires, hits, comment = map(clean, cells)
-    return f"{prefix:<43}  {expires:<23}  {hits:>15}  {comment}".rstrip()
+    return (clean(entry.prefix), instant(entry.expires_at_unix_ms), str(entry.hits), clean(entry.comment))
 
 
 def loaded(reply: LoadDenyResponse, *, dry_run: bool) -> None:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fakes.control import DAEMON
@@ -25,22 +26,33 @@ class Shown:
     """With every escape sequence."""
 
 
-def show(endpoint: str, columns: int, *arguments: str, interrupt_at: str = "") -> Shown:
-    """Run x0ctl on a terminal; Ctrl-C once it has written ``interrupt_at``."""
+def interrupt(pid: int) -> None:
+    """Ctrl-C."""
+    os.kill(pid, signal.SIGINT)
+
+
+def show(
+    endpoint: str,
+    columns: int,
+    *arguments: str,
+    at: tuple[str, Callable[[int], None]] | None = None,
+    term: str = "xterm",
+) -> Shown:
+    """Run x0ctl on a terminal; ``at`` is a text and what to do with its process id once it has written that."""
     ours, theirs = os.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     command = [sys.executable, "-m", "x0ctl", "--endpoint", endpoint, *arguments]
     kept = {name: value for name, value in os.environ.items() if name not in {"COLUMNS", "LINES"}}
-    environment = {**kept, "PYTHONPATH": str(DAEMON), "TERM": "xterm"}
+    environment = {**kept, "PYTHONPATH": str(DAEMON), "TERM": term}
     with subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         printed = b""
         with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
             while some := os.read(ours, 4096):
                 printed += some
-                if interrupt_at and interrupt_at.encode() in printed:
-                    interrupt_at = ""
-                    process.send_signal(signal.SIGINT)
+                if at is not None and at[0].encode() in printed:
+                    act, at = at[1], None
+                    act(process.pid)
         os.close(ours)
         return Shown(process.wait(10), printed.decode())
 

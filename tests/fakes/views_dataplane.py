@@ -259,7 +259,7 @@ class FakePolicyView:
         self._note({"rate_pps": rate_pps, "burst": burst, **asked})
         limit = Limit(prefix, rate_pps, burst or 10, 0, str(asked["comment"]))
         self.limits[prefix] = limit
-        return limit, ()
+        return limit, ("10.0.0.1 covers neighbour n2",) if asked["force"] else ()
 
     async def remove_limits(self, prefixes: Sequence[PackedPrefix]) -> Removed:
         return _remove(self.limits, prefixes)

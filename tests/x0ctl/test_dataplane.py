@@ -12,6 +12,7 @@ import pytest
 
 from fakes.control import DAEMON, Lab, run, running, until, x0ctl
 from fakes.terminal import COLOURS, show
+from fakes.terminal import interrupt as press_ctrl_c
 from fakes.views_dataplane import packet_event
 from x0ctl.show_dataplane import seconds
 from x0ctl.top import rate
@@ -274,7 +275,9 @@ def test_top_on_a_terminal() -> None:
 
     async def scene() -> None:
         async with running() as lab:
-            shown = await asyncio.to_thread(show, lab.endpoint, 100, "top", "--interval", "200ms", interrupt_at="1.50k")
+            shown = await asyncio.to_thread(
+                show, lab.endpoint, 100, "top", "--interval", "200ms", at=("1.50k", press_ctrl_c)
+            )
             assert 130 == shown.code
             assert OWN_SCREEN in shown.text
             left = shown.text.rindex(LEAVE_SCREEN)

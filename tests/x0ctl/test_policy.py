@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fakes.control import DAEMON, Lab, run, running, until, x0ctl
-from fakes.terminal import show
+from fakes.terminal import COLOURS, on_a_terminal, show
 from x0d.errors import TooMany, WouldLockOut
 from x0d.policy.model import DenyEntry, PackedPrefix, parse_prefix
 
@@ -30,12 +31,13 @@ def test_add_tells_what_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
             expected = [
                 "denied  192.0.2.1  for ever",
                 "denied  192.0.2.0/24  for ever",
-                "FORCED  10.0.0.1 covers neighbour n2",
             ]
             assert (0, expected) == (done.code, done.out.splitlines())
+            assert "x0ctl: warning: 10.0.0.1 covers neighbour n2\n" == done.err
             asked = {"duration_s": 0, "comment": "scan", "force": True, "caller_addresses": ("198.51.100.7",)}
             assert [asked] == lab.policy.asked
-            await x0ctl(lab, "limit", "add", "::/0", "--rate", "5", "--for", "1d")
+            limited = await x0ctl(lab, "limit", "add", "::/0", "--rate", "5", "--for", "1d", "--force")
+            assert "x0ctl: warning: 10.0.0.1 covers neighbour n2\n" == limited.err
             assert (86_400, ("198.51.100.7",)) == (
                 lab.policy.asked[1]["duration_s"],
                 lab.policy.asked[1]["caller_addresses"],
@@ -71,14 +73,18 @@ def test_removal_names_what_was_not_there() -> None:
     ids=" ".join,
 )
 def test_lock_out_is_refused_with_its_sentence(command: tuple[str, ...]) -> None:
-    """What would lock the operator out exits 1 and says why and what does it all the same."""
-    error = WouldLockOut(("10.0.0.0/8 covers 10.0.0.7, where you are connected from",))
+    """What would lock the operator out exits 1 and says why, a line each, and what does it all the same."""
+    error = WouldLockOut(("10.0.0.0/8 covers 10.0.0.7, where you are connected from", "and 3 more"))
+    expected = (
+        "x0ctl: refused, it would lock you out:\n  10.0.0.0/8 covers 10.0.0.7, where you are connected from\n"
+        "  and 3 more\n  --force does it all the same\n"
+    )
 
     async def scene() -> None:
         async with running() as lab:
             lab.policy.fails = error
             done = await x0ctl(lab, *command)
-            assert (1, "", f"x0ctl: {error}\n") == (done.code, done.out, done.err)
+            assert (1, "", expected) == (done.code, done.out, done.err)
 
     run(scene())
 
@@ -125,6 +131,23 @@ def test_long_lists_are_printed_whole() -> None:
             assert [500] * 8 + [1] == [len(each["entries"]) for each in objects]
 
     run(scene())
+
+
+@pytest.mark.parametrize("form", ["10.7.{}.{}", "2001:db8:1111:2222:3333:4444:{:x}:{:x}"], ids=["ipv4", "ipv6"])
+def test_long_lists_fit_the_terminal(form: str) -> None:
+    """On a terminal no line of a long list is wider than it, and no comment is cut."""
+
+    async def scene() -> list[str]:
+        async with running() as lab:
+            for number in range(2_500):
+                prefix = parse_prefix(form.format(number >> 8, number & 255))
+                lab.policy.deny[prefix] = DenyEntry(prefix, 1_700_000_000_000, "port scan" if number else "many " * 30)
+            return await asyncio.to_thread(on_a_terminal, lab.endpoint, 80, "deny", "list")
+
+    lines = run(scene())
+    assert [] == [line for line in lines if len(line) > 80]
+    assert 2_499 == sum(line.endswith("  port scan") for line in lines)
+    assert 30 == "\n".join(lines).count("many")
 
 
 def test_comments_cannot_steer_the_terminal() -> None:
@@ -179,10 +202,11 @@ def test_load_as_json(tmp_path: Path) -> None:
 
 
 def test_load_of_wrong_lines(tmp_path: Path) -> None:
-    """Wrong lines are named, exit 1, and the old list stays."""
-    lab, code, out, err = load_in_lab(tmp_path / "deny.txt", "192.0.2.1\nbogus\n")
+    """Wrong lines are named, a line each, exit 1, and the old list stays."""
+    lab, code, out, err = load_in_lab(tmp_path / "deny.txt", "192.0.2.1\nbogus; no\n10.0.0.1.2\n")
     assert (1, "") == (code, out)
-    assert "line 2: 'bogus' is neither" in err
+    expected = ["x0ctl: line 2: 'bogus; no'", "line 3: '10.0.0.1.2'"]
+    assert expected == [line.partition(" is neither")[0] for line in err.splitlines()]
     assert ["203.0.113.9"] == [str(prefix) for prefix in lab.policy.deny]
 
 
@@ -219,8 +243,34 @@ def test_load_on_a_terminal(tmp_path: Path) -> None:
             shown = await asyncio.to_thread(show, lab.endpoint, 100, "deny", "load", str(path))
             assert 0 == shown.code, shown
             assert "reading" in shown.text
-            assert "100%" in shown.text
+            assert ["0%", "52%", "100%"] == list(dict.fromkeys(re.findall(r"\d+%", shown.text)))
             assert "in force: 1 entries of 100000 lines" in shown.text.splitlines()[-1]
+
+    run(scene())
+
+
+def test_waiting_for_the_kernel_has_no_share(tmp_path: Path) -> None:
+    """While a list is put in force nobody knows how long it takes: the terminal shows the time, and no 100 %."""
+    path = tmp_path / "deny.txt"
+    path.write_text("192.0.2.1\n")
+
+    async def scene() -> None:
+        async with running() as lab:
+            kernel, loop = asyncio.Event(), asyncio.get_running_loop()
+
+            async def hold() -> None:
+                await kernel.wait()
+
+            def go_on(_client: int) -> None:
+                loop.call_soon_threadsafe(kernel.set)
+
+            lab.policy.before = hold
+            seen = ("putting in force", go_on)
+            shown = await asyncio.to_thread(show, lab.endpoint, 100, "deny", "load", str(path), at=seen)
+            assert 0 == shown.code, shown
+            waiting = COLOURS.sub("", shown.text).partition("putting in force")[2]
+            assert "0:00:0" in waiting
+            assert "%" not in waiting
 
     run(scene())
 
