@@ -210,6 +210,12 @@ def test_missing_file(tmp_path: Path) -> None:
     assert StatusCode.UNIMPLEMENTED == status_of(caught.value)
 
 
+def test_unreadable_file(tmp_path: Path) -> None:
+    """What is no file that can be read is refused by its path."""
+    with pytest.raises(NotSupported, match=f"{tmp_path}: Is a directory"):
+        read_object(tmp_path)
+
+
 # ---- any bytes ----
 
 

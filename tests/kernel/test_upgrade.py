@@ -8,7 +8,7 @@ import pytest
 from kernel.plane_objects import build, put
 from kernel.plane_world import LOCAL, NEIGHBOUR, PlaneWorld, new_plane_world, udp_counted
 from kernel.xdp_packets import Packet
-from x0d.errors import InvalidInput, KernelRefused, ProgramRejected
+from x0d.errors import InvalidInput, KernelRefused, NotSupported, ProgramRejected
 from x0d.kernel import bpf, layout
 from x0d.kernel.dataplane import OBJECT_FILE, XdpDataPlane
 
@@ -54,6 +54,10 @@ class Upgrading:
     def upgrade(self) -> tuple[str, ...]:
         """What is replaced by what is installed."""
         return self.world.world.wait(self.plane.upgrade).replaced
+
+    def objects_changed(self) -> tuple[str, ...]:
+        """Paths of objects that another upgrade finds to be others."""
+        return self.world.world.wait(self.plane.upgrade).objects
 
     def ids(self) -> dict[str, int]:
         """Ids of the programs by name."""
@@ -160,6 +164,7 @@ def test_refused_program_leaves_the_old_ones(upgrading: Upgrading, name: str, pr
         upgrading.upgrade()
     assert program in refused.value.operation
     assert "invalid access to packet" in refused.value.log_tail
+    assert refused.value.detail.endswith("; what was loaded before is still in force")
     assert (before, hooks, objects) == (upgrading.ids(), upgrading.hooks(), plane.objects())
     upgrading.pass_packets()
 
@@ -181,14 +186,18 @@ def test_refused_attachment_puts_the_others_back(upgrading: Upgrading) -> None:
 
 
 def test_unusable_object_is_told_before_anything_is_loaded(upgrading: Upgrading, tmp_path: Path) -> None:
-    """An object of another layout, or a damaged one, is refused by its name, and nothing changes."""
+    """An object of another layout, a damaged or a missing one is refused by its path, and nothing changes."""
     upgrading.open()
     before, hooks = upgrading.ids(), upgrading.hooks()
     upgrading.put("layout")
-    with pytest.raises(InvalidInput, match="layout 3"):
+    file, clause = tmp_path / "installed" / "xdp.bpf.o", "what was loaded before is still in force$"
+    with pytest.raises(InvalidInput, match=f"^{file}: .*layout 3.*; {clause}"):
         upgrading.upgrade()
-    (tmp_path / "installed" / "xdp.bpf.o").write_bytes(OBJECT_FILE.read_bytes()[:5000])
-    with pytest.raises(InvalidInput, match=r"xdp\.bpf\.o"):
+    file.write_bytes(OBJECT_FILE.read_bytes()[:5000])
+    with pytest.raises(InvalidInput, match=f"^{file}: .*; {clause}"):
+        upgrading.upgrade()
+    file.unlink()
+    with pytest.raises(NotSupported, match=f"{file} is missing; reinstall x0d, or set ebpf.objects_dir; .*; {clause}"):
         upgrading.upgrade()
     assert (before, hooks) == (upgrading.ids(), upgrading.hooks())
     upgrading.pass_packets()
@@ -200,11 +209,13 @@ def test_refused_stage_leaves_its_slot_empty(upgrading: Upgrading) -> None:
     plane = upgrading.open()
     status = next(row for row in plane.programs() if row.name == "x0d_limit_frags")
     assert ("refused", 0) == (status.state, status.program_id)
+    assert status.reason.startswith("the verifier refuses it"), "name and errno are shown beside"
     assert "invalid access to packet" in status.log_tail
     upgrading.pass_packets()
     upgrading.pass_probe()
     upgrading.put("shipped")
     assert ("x0d_limit_frags",) == upgrading.upgrade()
+    assert () == upgrading.objects_changed()
     assert {"loaded"} == {row.state for row in plane.programs() if row.name.endswith("_frags")}
     upgrading.pass_packets()
 
