@@ -2,6 +2,7 @@
 
 import random
 import signal
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from kernel.plane_jobs import flood, start
 from kernel.plane_objects import build, put
 from kernel.plane_world import PlaneWorld, new_plane_world, udp_counted
+from kernel.waiting import wait_until
 from x0d.kernel import bpf
 from x0d.kernel.dataplane import OBJECT_FILE
 
@@ -21,8 +23,10 @@ KILLS_FAST, KILLS = 8, 100
 START_S, UPGRADING_S = (0.2, 0.8), (0.0, 0.8)
 """When a loader dies: every other one so long after its start, the others so long after they have attached."""
 ADOPTED_MAX_S = 1.0
-"""From the start of the process to the adopted attachment with its programs in force.  All lives have to do it in so
-much CPU time; by the clock, where the machine's other load is in it, the quickest has to, and all are printed."""
+"""From the start of the process, imports included and by its own clock, to the adopted attachment with its programs in
+force.  The median life has to do it, while the flood of this test goes on beside it, and every life in so much CPU
+time.  Single lives take longer only where other work has the processors: with a load of 2 on two cores none of 11 did
+(median 0.4 s, worst 0.5 s), with a load of 5 five of 60 (median 0.7 s, worst 1.3 s, of which 0.5 s CPU)."""
 
 
 @pytest.fixture(scope="module")
@@ -121,20 +125,19 @@ def test_killed_at_any_moment(tmp_path: Path, objects: Mapping[str, Path], seed:
             assert ["link", "program", "stages"] == world.hook_pins(index)
         sent = sender.stop()
         with world.opened() as plane:
-            deadline_s = time.monotonic() + 5
-            while sent != udp_counted(plane, index) and time.monotonic() < deadline_s:
-                pass
+            wait_until(lambda: sent == udp_counted(plane, index))
             assert sent == udp_counted(plane, index)
         assert sent > 0
         adopted_s = sorted(lives.adopted_s)
         print(
             f"seed {seed}: {kills} kills, {lives.said} lives attached; from process start to adoption median "
-            f"{adopted_s[len(adopted_s) // 2]:.2f} s, best {adopted_s[0]:.2f} s, worst {adopted_s[-1]:.2f} s, of "
-            f"CPU time worst {max(lives.adopted_cpu_s):.2f} s; open and attach in a warm process worst "
+            f"{statistics.median(adopted_s):.2f} s, best {adopted_s[0]:.2f} s, worst {adopted_s[-1]:.2f} s, above "
+            f"{ADOPTED_MAX_S} s {sum(took_s >= ADOPTED_MAX_S for took_s in adopted_s)} of {len(adopted_s)}; of CPU "
+            f"time worst {max(lives.adopted_cpu_s):.2f} s; open and attach in a warm process worst "
             f"{max(opened_s):.2f} s; {sent} packets sent and counted"
         )
         assert max(lives.adopted_cpu_s) < ADOPTED_MAX_S
-        assert adopted_s[0] < ADOPTED_MAX_S
+        assert statistics.median(adopted_s) < ADOPTED_MAX_S
 
 
 def test_killed_before_anything_is_attached(tmp_path: Path, objects: Mapping[str, Path], seed: int) -> None:
@@ -152,8 +155,7 @@ def test_killed_before_anything_is_attached(tmp_path: Path, objects: Mapping[str
                 ["loop", str(world.bpffs_dir), "va", str(directory / "installed"), str(objects["root"])],
             )
             maps_dir = world.directory / "maps"
-            while not maps_dir.is_dir():
-                time.sleep(0.001)  # tidy: another process makes it
+            assert wait_until(maps_dir.is_dir, within_s=30)
             time.sleep(chance.uniform(0, 0.3))  # tidy: a random instant is what is tested
             process.send_signal(signal.SIGKILL)
             process.communicate()
