@@ -41,6 +41,8 @@ class FakeDataPlane:
         """Interfaces with somebody else's program."""
         self.refusals: dict[str, KernelRefused] = {}
         """What the kernel answers by interface."""
+        self.vanished: dict[int, str] = {}
+        """Interfaces that somebody took our program off, with how."""
         self.is_open = True
         self.refused_stages: dict[str, str] = {}
         """Stages that do nothing, and what the kernel says of each; an upgrade that succeeds ends it."""
@@ -65,6 +67,7 @@ class FakeDataPlane:
         known = self.attached.get(ifindex)
         made = Attachment(interface, ifindex, "native", frags=True, adopted=known is not None, refused=())
         self.attached[ifindex] = made
+        self.vanished.pop(ifindex, None)
         return made
 
     async def detach(self, ifindex: int) -> None:
@@ -84,6 +87,9 @@ class FakeDataPlane:
         replaced, self.changed = self.changed, ()
         self.refused_stages.clear()
         return Upgraded(replaced, 1.0, ("xdp.bpf.o",) if replaced else ())
+
+    async def verify(self) -> Mapping[int, str]:
+        return dict(self.vanished)
 
     async def collect(self, ifindexes: frozenset[int]) -> None:
         for ifindex in self.attached.keys() | {at for at, _ in self._links}:
@@ -148,7 +154,7 @@ class FakeDataPlane:
 
     def receive(self, ifindex: int, source: Address, destination: Address, payload: bytes) -> bytes | None:
         """Take a probe that came in; the answer to send back, where it is a request of a neighbour."""
-        if ifindex not in self.attached:
+        if ifindex not in self.attached or ifindex in self.vanished:
             return None
         known = self._links.get((ifindex, source))
         if known != destination:
@@ -206,6 +212,7 @@ class FakeDataPlane:
 
     def _forget(self, ifindex: int) -> None:
         self.attached.pop(ifindex, None)
+        self.vanished.pop(ifindex, None)
         for at, neighbour in list(self._links):
             if at == ifindex:
                 self.delete_link(at, neighbour)

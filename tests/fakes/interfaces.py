@@ -1,6 +1,6 @@
 """Interfaces that a test makes, changes and removes, in memory.
 
-Not modelled: addresses under duplicate address detection, notices lost by the kernel.
+Not modelled: addresses under duplicate address detection, the dump after notices that the kernel lost.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,10 +33,14 @@ class FakeInterfaces:
         self._interfaces[interface.ifindex] = interface
         self._tell(InterfaceEvent(interface.ifindex, interface, self.now_ns))
 
-    def remove(self, ifindex: int) -> None:
-        """Remove an interface."""
+    def remove(self, ifindex: int, *, moved: bool | None = False) -> None:
+        """Remove an interface, or move it to another namespace; None: nobody tells which."""
         del self._interfaces[ifindex]
-        self._tell(InterfaceEvent(ifindex, None, self.now_ns))
+        self._tell(InterfaceEvent(ifindex, None, self.now_ns, moved))
+
+    def vanish(self, ifindex: int) -> None:
+        """Remove an interface; the notice is lost or late."""
+        del self._interfaces[ifindex]
 
     def _tell(self, event: InterfaceEvent) -> None:
         for on_event in tuple(self._subscribers):

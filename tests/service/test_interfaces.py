@@ -13,7 +13,7 @@ from fakes.interfaces import FakeInterfaces
 from service.nodes import interface
 from x0d.errors import KernelRefused, NotThere
 from x0d.ports import Attachment, Interface
-from x0d.service.interfaces import DETACHED_REASON, RETRY_BLOCKED_S, InterfaceService
+from x0d.service.interfaces import DETACHED_REASON, RETRY_BLOCKED_S, VERIFY_S, InterfaceService
 
 ETH0 = interface("eth0", 7, "10.0.0.1/24")
 
@@ -126,6 +126,19 @@ def test_changes_are_passed_on_at_once() -> None:
     play(world, scenario)
 
 
+@pytest.mark.parametrize("moved", [True, None])
+def test_interface_of_another_namespace(moved: bool | None) -> None:
+    """An interface that went to another network namespace is told as that, or as gone where the kernel told nothing."""
+    world = World(ETH0)
+
+    async def scenario() -> None:
+        world.source.remove(7, moved=moved)
+        told = "moved to another network namespace" if moved else "removed or moved to another network namespace"
+        assert ("waiting", f"was {told}") == world.standing()
+
+    play(world, scenario)
+
+
 def test_removal_and_return_under_another_index() -> None:
     """A removed interface is lost at once; made anew it is attached as a new one, and nothing of the old is kept."""
     world = World(ETH0)
@@ -157,6 +170,80 @@ def test_renamed_interface_is_another_one() -> None:
     play(world, scenario)
 
 
+def test_nothing_of_ours_stays_under_another_name() -> None:
+    """Renamed to a name that is not configured, or swapped with another, an interface loses our program."""
+    eth9 = interface("eth9", 9)
+    world = World(ETH0, eth9)
+
+    async def scenario() -> None:
+        world.source.put(replace(ETH0, name="wan0"))
+        await until(lambda: not world.plane.attached, 0.1)
+        world.source.put(ETH0)
+        await until(lambda: set(world.plane.attached) == {7}, 0.1)
+        for renamed in (replace(ETH0, name="tmp0"), replace(eth9, name="eth0"), replace(ETH0, name="eth9")):
+            world.source.put(renamed)
+        await until(lambda: set(world.plane.attached) == {9}, 0.1)
+        assert ("attached", "eth0") == (world.standing()[0], world.service.name_of(9))
+        await passes(RETRY_BLOCKED_S)
+        assert {9} == set(world.plane.attached)
+
+    play(world, scenario)
+
+
+def test_program_that_vanished_is_put_back() -> None:
+    """An interface that somebody took our program off is told as lost within a second, and attached anew at once."""
+    world = World(ETH0)
+
+    async def scenario() -> None:
+        world.listener.take()
+        await passes(3.5 * VERIFY_S)
+        assert ([], 1) == (world.listener.take(), world.plane.attaching)
+        world.plane.vanished[7] = "somebody took it"
+        await until(lambda: not world.plane.vanished, VERIFY_S)
+        assert ["lost eth0: somebody took it", "ready eth0 #7 1", "carrier eth0 True"] == world.listener.take()
+        assert ("attached", "") == world.standing()
+        world.plane.vanished[7] = "again"
+        world.source.put(ETH0)  # a notice of nothing that is shown may be of this
+        await until(lambda: not world.plane.vanished, 0.01)
+        world.plane.vanished[7] = "once more"
+        (taken,) = await world.service.attach(["eth0"])
+        assert ("attached", {}) == (taken.state, world.plane.vanished)
+
+    play(world, scenario)
+
+
+def test_program_in_place_of_ours() -> None:
+    """Where somebody else's program took the place of ours, the interface is blocked and names it, until it goes."""
+    world = World(ETH0)
+
+    async def scenario() -> None:
+        world.listener.take()
+        world.plane.vanished[7] = "somebody took it"
+        world.plane.foreign.add("eth0")
+        await until(lambda: world.standing()[0] == "blocked", VERIFY_S)
+        reason = world.standing()[1]
+        assert ["lost eth0: somebody took it", f"blocked eth0: {reason}"] == world.listener.take()
+        assert "program id 4711" in reason
+        world.plane.foreign.clear()
+        await until(lambda: world.standing() == ("attached", ""), RETRY_BLOCKED_S)
+
+    play(world, scenario)
+
+
+def test_removal_is_no_theft() -> None:
+    """An interface whose removal is seen first by its lost link, before the notice, is not told as robbed."""
+    world = World(ETH0)
+
+    async def scenario() -> None:
+        world.listener.take()
+        world.plane.vanished[7] = "somebody took it"
+        world.source.vanish(7)
+        await until(lambda: world.standing()[0] == "waiting", VERIFY_S)
+        assert ["lost eth0: was removed or moved to another network namespace"] == world.listener.take()
+
+    play(world, scenario)
+
+
 def test_refused_interface_is_blocked_and_tried_again() -> None:
     """A foreign program blocks the interface, with the reason, told once; it is taken when that has gone."""
     world = World(ETH0)
@@ -166,7 +253,7 @@ def test_refused_interface_is_blocked_and_tried_again() -> None:
         state, reason = world.standing()
         assert ("blocked", True) == (state, "program id 4711" in reason)
         assert [f"blocked eth0: {reason}"] == world.listener.take()
-        await passes(3 * RETRY_BLOCKED_S)
+        await passes(3.1 * RETRY_BLOCKED_S)
         assert ([], 4) == (world.listener.take(), world.plane.attaching)
         world.plane.foreign.clear()
         world.plane.refusals["eth0"] = KernelRefused("attach XDP to eth0", errno.EOPNOTSUPP)

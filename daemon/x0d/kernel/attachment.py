@@ -30,6 +30,7 @@ from x0d.errors import (
 )
 from x0d.kernel import bpf, pins
 from x0d.kernel.former import stages_in_force
+from x0d.kernel.held_links import HeldLinks
 from x0d.kernel.pipeline import Pipeline
 from x0d.kernel.refusals import Operation, refine
 from x0d.kernel.xdp_query import read_xdp_hook
@@ -55,24 +56,33 @@ class XdpAttacher:
     """Attaches in one network namespace, whose threads must call it; blocks for some milliseconds."""
 
     def __init__(
-        self, directory: Path, pipeline: PipelineSource, *, allow_skb_mode: bool, maps_are_continued: bool
+        self,
+        directory: Path,
+        pipeline: PipelineSource,
+        held: HeldLinks,
+        *,
+        allow_skb_mode: bool,
+        maps_are_continued: bool,
     ) -> None:
-        """``maps_are_continued``: programs of an earlier life work on the maps of this one."""
+        """``held`` is the caller's to close; ``maps_are_continued``: earlier programs work on the maps of this life."""
         self._directory = directory
         self._pipeline = pipeline
         self._allow_skb_mode = allow_skb_mode
         self._maps_are_continued = maps_are_continued
         self._frags: dict[int, bool] = {}
+        self._held = held
 
     def attach(self, interface: str, ifindex: int) -> Attachment:
         """Adopt or attach; errors as in ``ports.DataPlane.attach``."""
         hook = self._hook(ifindex)
-        hook.mkdir(mode=0o700, exist_ok=True)
+        hook.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._held.repin(ifindex, hook)
         link_fd = _open_link(hook)
         if link_fd is not None:
             with bpf.closing(link_fd):
                 adopted = self._adopt(interface, ifindex, hook, link_fd)
             if adopted is not None:
+                self._held.hold(ifindex, hook)
                 self._frags[ifindex] = adopted.frags
                 return adopted
             pins.remove_hook(hook)
@@ -82,13 +92,27 @@ class XdpAttacher:
         except KernelRefused:
             self.detach(ifindex)
             raise
+        self._held.hold(ifindex, hook)
         self._frags[ifindex] = made.frags
         return made
 
     def detach(self, ifindex: int) -> None:
         """Take our program off; nothing happens if it is not there."""
         pins.remove_hook(self._hook(ifindex))
+        self._held.release(ifindex)
         self._frags.pop(ifindex, None)
+
+    def verify(self) -> dict[int, str]:
+        """Interfaces that our program is on no longer, with why; pins that somebody removed are made again."""
+        faults = {}
+        for ifindex, frags in list(self._frags.items()):
+            pipeline = self._pipeline(frags)
+            fault = self._held.fault(ifindex, pipeline.root.program_id)
+            if fault:
+                faults[ifindex] = fault
+            else:
+                self._held.mend_pins(ifindex, self._hook(ifindex), _pins_of(pipeline))
+        return faults
 
     def attached(self, *, frags: bool) -> list[int]:
         """Interfaces on which ``attach`` has put this variant."""

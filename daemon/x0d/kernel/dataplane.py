@@ -100,6 +100,11 @@ class XdpDataPlane:
         if loaded is not None:
             await self._in_worker(lambda: loaded.forget(ifindex))
 
+    async def verify(self) -> Mapping[int, str]:
+        """Ask the kernel whether our programs are where they were attached; see ``ports.DataPlane``."""
+        loaded = self._loaded
+        return await self._in_worker(loaded.attacher.verify) if loaded is not None else {}
+
     async def collect(self, ifindexes: frozenset[int]) -> None:
         """Unpin and forget what belongs to interfaces that no longer exist."""
         loaded = self._loaded

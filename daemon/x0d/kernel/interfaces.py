@@ -108,6 +108,13 @@ def _all_links() -> nlmsg:
     return message
 
 
+def _has_moved(message: nlmsg) -> bool | None:
+    """Of a notice that an interface is gone: whether it went to another network namespace."""
+    if message["header"]["type"] != RTM_DELLINK:
+        return None
+    return message.get_attr("IFLA_NEW_NETNSID") is not None
+
+
 def _all_addresses() -> nlmsg:
     return typed(ifaddrmsg(), RTM_GETADDR)
 
@@ -229,7 +236,7 @@ class Subscription:
         if header["sequence_number"] == 0 or self._dump is None:
             ifindex = self._table.fold(message)
             if ifindex and (self._dump is None or ifindex in self._told):
-                self._tell(ifindex, now_ns)
+                self._tell(ifindex, now_ns, moved=_has_moved(message))
 
     # ---- the dump: links, then addresses, then what differs is told ----
 
@@ -256,7 +263,7 @@ class Subscription:
         self._sequence += 1
         self._socket.send(encode(message, self._sequence, NLM_F_REQUEST | NLM_F_DUMP))
 
-    def _tell(self, ifindex: int, now_ns: int) -> None:
+    def _tell(self, ifindex: int, now_ns: int, *, moved: bool | None = None) -> None:
         interface = self._table.interface(ifindex)
         if interface is None:
             if self._told.pop(ifindex, None) is None:
@@ -264,4 +271,4 @@ class Subscription:
         else:
             self._told[ifindex] = interface
         for on_event in tuple(self._subscribers):
-            on_event(InterfaceEvent(ifindex, interface, now_ns))
+            on_event(InterfaceEvent(ifindex, interface, now_ns, moved))

@@ -20,6 +20,7 @@ from x0d.kernel.attachment import XdpAttacher
 from x0d.kernel.clock import tick_ns
 from x0d.kernel.counters import InterfaceCounters, RetiredCounters
 from x0d.kernel.former import find_former
+from x0d.kernel.held_links import HeldLinks
 from x0d.kernel.libbpf import Libbpf, read_object
 from x0d.kernel.maps import STAGES, PinnedMaps
 from x0d.kernel.neighbours import NeighbourTable
@@ -88,6 +89,7 @@ class LoadedPlane:
         self.directory = pins.prepare_directory(bpffs_dir)
         shapes = layout.map_shapes(settings.deny_entries_max, settings.sources_max, settings.event_buffer_bytes)
         self.maps = PinnedMaps(self.directory, shapes)
+        self._held = HeldLinks()
         self._pipelines: dict[bool, Pipeline] = {}
         self._refused: dict[bool, KernelRefused] = {}
         try:
@@ -107,6 +109,7 @@ class LoadedPlane:
         self.attacher = XdpAttacher(
             self.directory,
             lambda frags: self.pipeline(frags=frags),
+            self._held,
             allow_skb_mode=self._settings.allow_skb_mode,
             maps_are_continued=self.maps.are_continued,
         )
@@ -116,6 +119,7 @@ class LoadedPlane:
 
     def close(self) -> None:
         """Let go of every descriptor; what is pinned goes on."""
+        self._held.close()
         for pipeline in self._pipelines.values():
             pipeline.close()
         self._pipelines.clear()
@@ -193,6 +197,7 @@ class LoadedPlane:
 
     def _upgrade(self) -> Upgraded:
         started_s = time.perf_counter()
+        self.attacher.verify()  # one that has lost its pins could not be changed over
         elf, status = self._read_object()
         renewals: list[Renewal] = []
         try:
@@ -297,13 +302,15 @@ class LoadedPlane:
             raise
 
     def attached_ifindexes(self) -> frozenset[int]:
-        """Interfaces with pins of ours, attached by this or an earlier life of the daemon."""
-        return frozenset(ifindex for ifindex, _hook in pins.hooks(self.directory))
+        """Interfaces with an attachment of this life or of an earlier one, by its pins."""
+        return frozenset(ifindex for ifindex, _hook in pins.hooks(self.directory)) | self._adopted()
 
     def has_unadopted(self) -> bool:
         """Whether programs of an earlier life still run somewhere."""
-        adopted = {*self.attacher.attached(frags=True), *self.attacher.attached(frags=False)}
-        return not self.attached_ifindexes() <= adopted
+        return not self.attached_ifindexes() <= self._adopted()
+
+    def _adopted(self) -> set[int]:
+        return {*self.attacher.attached(frags=True), *self.attacher.attached(frags=False)}
 
     def collect(self, ifindexes: frozenset[int]) -> None:
         """Forget what belongs to other interfaces."""

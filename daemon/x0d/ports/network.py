@@ -38,6 +38,8 @@ class InterfaceEvent:
     interface: Interface | None
     at_ns: int
     """CLOCK_MONOTONIC, when the message was read."""
+    moved: bool | None = None
+    """Of one that is gone: whether it is in another network namespace now; None: the kernel has not told."""
 
 
 class InterfaceSource(Protocol):

@@ -154,6 +154,12 @@ class DataPlane(Protocol):
     def attached_ifindexes(self) -> frozenset[int]:
         """Interfaces that our program is on, those of an earlier life included."""
 
+    async def verify(self) -> Mapping[int, str]:
+        """Interfaces that our program was attached to and is on no longer, by ifindex with why; ``attach`` again.
+
+        An attachment that has only lost its pins gets them back.
+        """
+
     async def collect(self, ifindexes: frozenset[int]) -> None:
         """Unpin what belongs to interfaces that no longer exist; ``ifindexes`` are those that do."""
 

@@ -4,6 +4,10 @@ An interface that does not exist is ``waiting``; one on which the kernel refused
 ``blocked``, shown with the reason and tried again now and then; one that an operator took us off is
 ``detached`` until he says otherwise or the daemon starts anew; the others go on.  What happens to an
 interface is passed on at once: carrier first, because a reroute hangs on it.
+
+The kernel does not tell when somebody takes our program off an interface, so every second it is asked
+for: what has lost it is told as lost and attached anew.  Nothing of ours stays on an interface that
+no configured name means any more.
 """
 
 import asyncio
@@ -18,7 +22,12 @@ from x0d import telemetry
 from x0d.errors import ForeignProgram, KernelRefused, NotSupported, NotThere
 from x0d.ports import Attachment, Clock, DataPlane, Interface, InterfaceEvent, InterfaceSource
 
+VERIFY_S = 1.0  # how long an interface may be without our program before that is seen
 RETRY_BLOCKED_S = 5.0  # a foreign program may have been removed, a driver reloaded
+RETRY_BLOCKED_NS = round(RETRY_BLOCKED_S * 1e9)
+REMOVED, MOVED = "was removed", "was moved to another network namespace"
+REMOVED_OR_MOVED = "was removed or moved to another network namespace"
+"""Why an interface is gone, by what the kernel has told."""
 DETACHED_REASON = "an operator detached it; x0ctl ebpf attach takes it up again"
 
 log = structlog.get_logger()
@@ -61,6 +70,9 @@ class InterfaceService:
         self._listener = listener
         self._statuses = {name: InterfaceState(name, "waiting", reason="does not exist yet") for name in names}
         self._wake = asyncio.Event()
+        """Something is to be looked at, if only whether our programs are in their places."""
+        self._has_news = False
+        """Interfaces came, went or are to be taken up: they are to be read again."""
         self._changing = asyncio.Lock()
         """One at a time: the reconciling, or an operator's attach or detach."""
         self._carrier: dict[str, bool] = {}
@@ -82,7 +94,7 @@ class InterfaceService:
         """Take up further interfaces (a reload named them)."""
         for name in names:
             self._statuses.setdefault(name, InterfaceState(name, "waiting", reason="does not exist yet"))
-        self._wake.set()
+        self._rouse()
 
     async def attach(self, names: Collection[str]) -> tuple[InterfaceState, ...]:
         """Take up interfaces that ``detach`` has left, and try blocked ones at once; how they stand then.
@@ -133,28 +145,32 @@ class InterfaceService:
         self._source.subscribe(self._on_event)
         async with self._changing:
             await self._reconcile()
-        ours = {status.interface.ifindex for status in self._statuses.values() if status.interface}
-        for ifindex in sorted(self._plane.attached_ifindexes() - ours):
-            log.info(telemetry.INTERFACE_DETACHED, ifindex=ifindex, reason="not configured any more")
-            await self._plane.detach(ifindex)
 
     async def run(self) -> None:
-        """Attach what appears; try blocked interfaces again."""
+        """Attach what appears and what has lost our program; try blocked interfaces again."""
+        retry_at_ns = self._clock.monotonic_ns() + RETRY_BLOCKED_NS
         while True:
-            with suppress(TimeoutError):  # then it is time to look at the blocked ones
-                async with asyncio.timeout(RETRY_BLOCKED_S):  # wait_for may swallow a cancel (Python 3.11)
+            with suppress(TimeoutError):  # then it is time to verify, and to look at the blocked ones
+                async with asyncio.timeout(VERIFY_S):  # wait_for may swallow a cancel (Python 3.11)
                     await self._wake.wait()
             self._wake.clear()
             async with self._changing:
-                await self._reconcile()
+                is_due = self._has_news or self._clock.monotonic_ns() >= retry_at_ns
+                if is_due or await self._faults():
+                    await self._reconcile()
+                    retry_at_ns = self._clock.monotonic_ns() + RETRY_BLOCKED_NS
+
+    def _rouse(self) -> None:
+        self._has_news = True
+        self._wake.set()
 
     def _on_event(self, event: InterfaceEvent) -> None:
-        known = next((s for s in self._statuses.values() if s.interface and s.interface.ifindex == event.ifindex), None)
+        at_index = (s for s in self._statuses.values() if s.interface and s.interface.ifindex == event.ifindex)
+        known = next((status for status in at_index if status.state != "detached"), None)
         current = event.interface
-        if known is not None and known.state == "detached":
-            return
         if known is not None and (current is None or current.name != known.name):
-            self._lose(known.name, event.at_ns, "was removed" if current is None else f"was renamed to {current.name}")
+            self._lose(known.name, event.at_ns, _departure(event))
+            self._rouse()
         if known is None or known.state != "attached":
             self._missed[event.ifindex] = event
         if current is None or current.name not in self._statuses:
@@ -163,8 +179,10 @@ class InterfaceService:
         if status.state == "detached":
             return
         if status.state != "attached" or status.interface is None or status.interface.ifindex != current.ifindex:
-            self._wake.set()
+            self._rouse()
             return
+        if status.interface == current:  # it is about what is not shown, which may be its XDP program
+            self._wake.set()
         self._follow(current, status, event.at_ns)
 
     def _follow(self, current: Interface, status: InterfaceState, at_ns: int) -> None:
@@ -181,15 +199,22 @@ class InterfaceService:
             self._carrier[interface.name] = present
             self._listener.carrier(interface, at_ns, present=present)
 
-    def _lose(self, name: str, at_ns: int, reason: str) -> None:
+    def _lose(self, name: str, at_ns: int, reason: str, event: str = telemetry.INTERFACE_GONE) -> None:
         self._statuses[name] = InterfaceState(name, "waiting", reason=reason)
         self._carrier.pop(name, None)
-        log.warning(telemetry.INTERFACE_GONE, interface=name, reason=reason)
+        log.warning(event, interface=name, reason=reason)
         self._listener.interface_lost(name, at_ns, reason, blocked=False)
-        self._wake.set()
+
+    async def _faults(self) -> dict[int, str]:
+        """Attached interfaces that our program is on no longer, by index, with why."""
+        faults = await self._plane.verify()
+        attached = {s.interface.ifindex for s in self._statuses.values() if s.interface and s.state == "attached"}
+        return {ifindex: fault for ifindex, fault in faults.items() if ifindex in attached}
 
     async def _reconcile(self) -> None:
+        self._has_news = False
         self._missed.clear()
+        faults = await self._faults()
         existing = {interface.name: interface for interface in await self._source.read()}
         await self._plane.collect(frozenset(interface.ifindex for interface in existing.values()))
         for name, status in list(self._statuses.items()):
@@ -198,9 +223,22 @@ class InterfaceService:
                 continue
             if current is None:
                 if status.state != "waiting":
-                    self._lose(name, self._clock.monotonic_ns(), "was removed")
-            elif status.state != "attached" or (status.interface and status.interface.ifindex != current.ifindex):
+                    self._lose(name, self._clock.monotonic_ns(), REMOVED_OR_MOVED)
+                continue
+            is_there = status.state == "attached" and status.interface and status.interface.ifindex == current.ifindex
+            if is_there and current.ifindex in faults:
+                reason = faults[current.ifindex]
+                self._lose(name, self._clock.monotonic_ns(), reason, telemetry.INTERFACE_PROGRAM_LOST)
+                await self._attach(current, self._statuses[name])
+            elif not is_there:
                 await self._attach(current, status)
+        await self._leave_others({existing[name].ifindex for name in self._statuses if name in existing})
+
+    async def _leave_others(self, configured: Collection[int]) -> None:
+        """Take our program off what no configured name means: renamed, or configured in an earlier life."""
+        for ifindex in sorted(self._plane.attached_ifindexes().difference(configured)):
+            log.info(telemetry.INTERFACE_DETACHED, ifindex=ifindex, reason="not configured any more")
+            await self._plane.detach(ifindex)
 
     async def _attach(self, interface: Interface, status: InterfaceState) -> None:
         try:
@@ -228,3 +266,12 @@ class InterfaceService:
         missed = self._missed.pop(interface.ifindex, None)
         if missed is not None:
             self._on_event(missed)
+
+
+def _departure(event: InterfaceEvent) -> str:
+    """What became of an interface that is no longer there under its name."""
+    if event.interface is not None:
+        return f"was renamed to {event.interface.name}"
+    if event.moved is None:
+        return REMOVED_OR_MOVED
+    return MOVED if event.moved else REMOVED
