@@ -13,7 +13,7 @@ import struct
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from x0d.errors import KernelRefused
@@ -26,6 +26,12 @@ NO_MEMORY_DELAYS_S = (0.001, 0.004, 0.016, 0.064)
 """Per-CPU memory for a new entry comes from a small store, which the kernel fills again a little later."""
 _ROOM = 16
 """Interfaces that there is room for at first."""
+
+_CELLS = tuple((protocol_class, verdict) for protocol_class in layout.CLASSES for verdict in layout.VERDICTS)
+_PACKETS, _BYTES = slice(0, 2 * layout.CELLS, 2), slice(1, 2 * layout.CELLS, 2)
+_PROBES = slice(2 * layout.CELLS, 2 * layout.CELLS + len(layout.PROBE_EVENTS))
+_EVENTS_SENT, _EVENTS_LOST = _PROBES.stop, _PROBES.stop + 1
+"""Places in the numbers of one ``layout.INTERFACE``; objects are made of those that are not zero, and of no others."""
 
 Cell = tuple[int, str, str]
 """Interface, class, verdict."""
@@ -98,24 +104,28 @@ class InterfaceCounters:
 
     def sample(self, at_ns: int) -> PlaneSample:
         """Read everything; counters that are zero are left out.  From one thread only: it keeps its memory."""
-        packets: dict[Cell, tuple[int, int]] = dict(self._former.packets)
-        probes: Counter[tuple[int, str]] = Counter(self._former.probes)
-        events_sent = events_lost = 0
+        rows: dict[int, Sequence[int]] = {}
         for ifindex, cells in self._rows():
-            found = layout.name_counters(cells)
-            for (protocol_class, verdict), (count, size) in found.packets.items():
-                before = packets.get((ifindex, protocol_class, verdict), (0, 0))
-                packets[ifindex, protocol_class, verdict] = before[0] + count, before[1] + size
-            for event, count in found.probes.items():
-                probes[ifindex, event] += count
-            events_sent += found.events_sent
-            events_lost += found.events_lost
+            known = rows.get(ifindex)
+            rows[ifindex] = cells if known is None else [one + other for one, other in zip(known, cells, strict=True)]
+        packets = [
+            PacketCounter(ifindex, protocol_class, verdict, count, size)
+            for ifindex, cells in rows.items()
+            for (protocol_class, verdict), count, size in zip(_CELLS, cells[_PACKETS], cells[_BYTES], strict=True)
+            if count
+        ]
+        probes = [
+            ProbeCounter(ifindex, event, count)
+            for ifindex, cells in rows.items()
+            for event, count in zip(layout.PROBE_EVENTS, cells[_PROBES], strict=True)
+            if count
+        ]
         return PlaneSample(
             at_ns,
-            [PacketCounter(*cell, *sums) for cell, sums in packets.items()],
-            [ProbeCounter(ifindex, event, count) for (ifindex, event), count in probes.items()],
-            events_sent,
-            events_lost,
+            self._former.with_packets(packets),
+            self._former.with_probes(probes),
+            sum(cells[_EVENTS_SENT] for cells in rows.values()),
+            sum(cells[_EVENTS_LOST] for cells in rows.values()),
         )
 
     def _rows(self) -> Iterator[tuple[int, tuple[int, ...]]]:
@@ -163,6 +173,25 @@ class RetiredCounters:
                     count for (count,) in layout.COUNT.iter_unpack(value)
                 )
         self.packets, self.probes = packets, probes
+
+    def with_packets(self, counted: Sequence[PacketCounter]) -> Sequence[PacketCounter]:
+        """What is counted now, and what was before."""
+        if not self.packets:
+            return counted
+        sums = dict(self.packets)
+        for row in counted:
+            packets, size = sums.get(row[:3], (0, 0))
+            sums[row[:3]] = packets + row.packets, size + row.bytes
+        return [PacketCounter(*cell, packets, size) for cell, (packets, size) in sums.items()]
+
+    def with_probes(self, counted: Sequence[ProbeCounter]) -> Sequence[ProbeCounter]:
+        """What is counted now, and what was before."""
+        if not self.probes:
+            return counted
+        sums = Counter(self.probes)
+        for ifindex, event, packets in counted:
+            sums[ifindex, event] += packets
+        return [ProbeCounter(ifindex, event, packets) for (ifindex, event), packets in sums.items()]
 
     def ifindexes(self) -> set[int]:
         """Interfaces of which anything was counted."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from x0d.mesh.model import Address, ProbeRecord
 
@@ -30,8 +30,9 @@ class Attachment:
     """On the way to this attachment; an adopted one tells nothing of the modes that were refused when it was made."""
 
 
-@dataclass(frozen=True, slots=True)
-class PacketCounter:
+class PacketCounter(NamedTuple):
+    """Packets of one interface, class and verdict; there are thousands of them in a sample."""
+
     ifindex: int
     protocol_class: str
     verdict: str
@@ -39,8 +40,9 @@ class PacketCounter:
     bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeCounter:
+class ProbeCounter(NamedTuple):
+    """Probes of one interface and event."""
+
     ifindex: int
     event: str
     packets: int
