@@ -79,6 +79,21 @@ class Lives:
 
         self.world.world.wait(replace)
 
+    def hits(self, entries_max: int) -> Mapping[PrefixKey, int]:
+        """What each entry has dropped."""
+        plane = self.plane
+        assert plane is not None
+
+        async def read() -> Mapping[PrefixKey, int]:
+            lists = KernelPolicy(lambda: plane.map_fds, lambda: plane.maps_dir, entries_max)
+            await lists.open()
+            try:
+                return await lists.deny_hits()
+            finally:
+                await lists.close()
+
+        return self.world.world.wait(read)
+
     def dropped(self, by: str = "vb", at: int = 0) -> int:
         """Send three frames of the neighbour's; how many of them the deny-list drops."""
         before = self._denied(at or self.index)
@@ -193,6 +208,17 @@ def test_sizes_may_change_meanwhile(lives: Lives) -> None:
     lives.deny(str(NEIGHBOUR))
     plane = lives.begin("deny", sources_max=2048, event_buffer_bytes=1 << 16)
     assert (3, "") == (lives.dropped(), plane.shortfall("deny"))
+
+
+@pytest.mark.parametrize("entries_max", [ENTRIES_MAX // 2, ENTRIES_MAX * 2])
+def test_hits_outlive_a_change_of_their_number(lives: Lives, entries_max: int) -> None:
+    """What an entry has dropped is known after the deny-list's room was changed, and goes on from there."""
+    lives.begin("shipped")
+    lives.deny(str(NEIGHBOUR))
+    assert 3 == lives.dropped()
+    lives.begin("shipped", deny_entries_max=entries_max)
+    assert 3 == lives.dropped()
+    assert {parse_prefix(str(NEIGHBOUR)): 6} == lives.hits(entries_max)
 
 
 def test_swap_cut_short_is_found(lives: Lives) -> None:

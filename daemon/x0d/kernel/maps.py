@@ -6,7 +6,8 @@ opens them and decides, map by map:
 - Layout version of ``x0d_config`` other than ours: all maps move to ``layout-<version>`` beside
   ``maps``, where they stay as they are; ``counters`` goes on adding what a known layout has counted.
   Neighbours' records, whose meaning has not changed since layout 1, are copied into the new maps.
-- Same layout, other shape (a size was changed in the configuration): only that map is made anew.
+- Same layout, other shape (a size was changed in the configuration): only that map is made anew; the
+  hits of deny-list entries, whose places do not change, are copied as far as there is room.
 - Otherwise: used again, with all that is in it.
 
 Maps that are missing are made by libbpf along with the first program; ``adopt`` pins them.
@@ -30,6 +31,7 @@ STAGES = "x0d_stages"
 """Arrays of programs: each loading of the programs makes its own, so they are not kept here."""
 RESIZED = frozenset({"x0d_sources", "x0d_deny_hits", "x0d_events"})
 """Maps whose size is the configuration's, and of which nothing hangs on a program's using an earlier one."""
+HITS = "x0d_deny_hits"
 CARRIED = {1: ("x0d_links", "x0d_locals")}
 """Maps whose entries mean the same in an earlier layout and in ours."""
 
@@ -58,6 +60,7 @@ class PinnedMaps:
         self._directory = directory
         self._shapes = {name: shape for name, shape in shapes.items() if name != STAGES}
         self.fds: dict[str, int] = {}
+        self._former_hits: int | None = None
         self.are_continued = False
         """Whether programs of an earlier life read and write these very maps, but for those of ``RESIZED``."""
 
@@ -87,7 +90,10 @@ class PinnedMaps:
                 self.fds[name] = fd
                 continue
             log.warning(telemetry.DATAPLANE_MAPS_REMADE, misfits=[name], pinned=str(found), wanted=str(shape))
-            os.close(fd)
+            if name == HITS:
+                self._former_hits = fd
+            else:
+                os.close(fd)
             (self.directory / name).unlink()
         self.are_continued = version == layout.LAYOUT_VERSION and self.missing() <= RESIZED
 
@@ -104,6 +110,8 @@ class PinnedMaps:
         self.fds.update(fresh)
         for name in fresh:
             self._carry(name)
+        if HITS in fresh:
+            self._carry_hits()
         if fresh:
             self.configure(config)
         for name in sorted(fresh, key=lambda name: name != CONFIG):
@@ -127,6 +135,7 @@ class PinnedMaps:
         """Let go of the descriptors; what is pinned stays."""
         while self.fds:
             os.close(self.fds.popitem()[1])
+        self._let_go_of_former()
 
     def _pinned_version(self) -> int:
         """Layout version of the pinned maps; 0 when there is no configuration, or none written yet."""
@@ -150,6 +159,22 @@ class PinnedMaps:
                 if layout.MapShape(*bpf.map_shape(former)) == shape:
                     for key, value in list(bpf.entries(former, shape.key_size, shape.value_size)):
                         bpf.update(self.fds[name], key, value)
+
+    def _carry_hits(self) -> None:
+        """Copy what deny-list entries have dropped, from the map of another size; what comes meanwhile is not seen."""
+        if self._former_hits is None:
+            return
+        shape, size = self._shapes[HITS], layout.COUNT.size * bpf.possible_cpus()
+        nothing = bytes(size)
+        for key, value in bpf.entries(self._former_hits, shape.key_size, size):
+            if value != nothing and _FIRST_WORD.unpack(key)[0] < shape.entries_max:
+                bpf.update(self.fds[HITS], key, value)
+        self._let_go_of_former()
+
+    def _let_go_of_former(self) -> None:
+        if self._former_hits is not None:
+            os.close(self._former_hits)
+            self._former_hits = None
 
 
 def describe(name: str, fd: int) -> MapStatus:
