@@ -15,6 +15,7 @@ from x0d.kernel import layout, layout_policy
 from x0d.kernel.limit_model import decode_key, encode_key
 from x0d.mesh.model import ProbeRecord
 from x0d.policy.model import PackedPrefix
+from x0d.transport.datagram import HOP_LIMIT
 
 EBPF_DIR = Path(__file__).resolve().parents[2] / "ebpf"
 COMPILER = shutil.which("clang") or shutil.which("cc")
@@ -73,7 +74,7 @@ CONSTANTS = {
     "X0D_PROBE_VERSION": layout.PROBE_VERSION,
     "X0D_PROBE_REQUEST": layout.PROBE_REQUEST,
     "X0D_PROBE_REPLY": layout.PROBE_REPLY,
-    "X0D_PROBE_HOP_LIMIT": layout.PROBE_HOP_LIMIT,
+    "X0D_PROBE_HOP_LIMIT": HOP_LIMIT,
     "X0D_PROBE_WINDOW": layout.PROBE_WINDOW,
     "X0D_LINKS_MAX": layout.LINKS_MAX,
     "X0D_INTERFACES_MAX": layout.INTERFACES_MAX,
@@ -82,6 +83,7 @@ CONSTANTS = {
     "X0D_DENY_DEFAULT": layout.DENY_DEFAULT,
     "X0D_EVENT_BYTES_DEFAULT": layout.EVENT_BYTES_DEFAULT,
     "X0D_LIMITS_MAX": layout_policy.LIMITS_MAX,
+    "X0D_LIMIT_TICKS_MIN": xdp_values.LIMIT_TICKS_MIN,
     "X0D_LIMIT_FALLBACKS_MAX": layout_policy.LIMIT_FALLBACKS_MAX,
     "X0D_DENY_4": layout_policy.DENY_4,
     "X0D_DENY_4_NETS": layout_policy.DENY_4_NETS,
@@ -89,8 +91,8 @@ CONSTANTS = {
     "X0D_DENY_6_NETS": layout_policy.DENY_6_NETS,
     "X0D_STAGES": len(layout.STAGES),
     "X0D_STAGE_SLOTS": layout.STAGE_SLOTS,
-    "X0D_SEQUENCE_JUMP_MAX": layout.SEQUENCE_JUMP_MAX,
-    "X0D_REPLY_AGE_MAX_NS": layout.REPLY_AGE_MAX_NS,
+    "X0D_SEQUENCE_JUMP_MAX": xdp_values.SEQUENCE_JUMP_MAX,
+    "X0D_REPLY_AGE_MAX_NS": xdp_values.REPLY_AGE_MAX_NS,
     "X0D_CLASSES": len(layout.CLASSES),
     "X0D_VERDICTS": len(layout.VERDICTS),
     "X0D_PROBE_EVENTS": len(layout.PROBE_EVENTS),

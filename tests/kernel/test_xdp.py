@@ -19,6 +19,7 @@ from kernel.xdp_packets import (
     decode,
 )
 from kernel.xdp_stages import CONFIG, LO, XdpStages, new_stages
+from kernel.xdp_values import REPLY_AGE_MAX_NS, SEQUENCE_JUMP_MAX
 from x0d.kernel import bpf, layout
 from x0d.kernel.layout import Probe
 from x0d.kernel.neighbours import NeighbourTable
@@ -303,7 +304,7 @@ def test_window_forgets_after_64(reflector: Reflector) -> None:
     [
         (2, {"session": OUR_SESSION + 1}, "session_stale"),
         (0, {}, "implausible"),
-        (1 + layout.SEQUENCE_JUMP_MAX + 1, {}, "implausible"),
+        (1 + SEQUENCE_JUMP_MAX + 1, {}, "implausible"),
         ((1 << 64) - 1, {}, "implausible"),
         (2, {"sent_at_ns": (1 << 64) - 1}, "implausible"),
         (2, {"sent_at_ns": 0}, "implausible"),
@@ -321,9 +322,9 @@ def test_false_reply_changes_nothing(reflector: Reflector, sequence: int, change
 def test_any_sequence_will_do_after_silence(reflector: Reflector) -> None:
     """Hours of unanswered probes are a long jump, and no reason to refuse the first reply after them."""
     links, key = reflector.stages.fds["x0d_links"], layout.encode_link_key(LO, reflector.neighbour)
-    silent_ns = time.monotonic_ns() - layout.REPLY_AGE_MAX_NS - 1
+    silent_ns = time.monotonic_ns() - REPLY_AGE_MAX_NS - 1
     old = ProbeRecord(session=OUR_SESSION, sequence_last=9, received=1, replies_received=9, reply_last_at_ns=silent_ns)
-    for sequence in (10 + 2 * layout.SEQUENCE_JUMP_MAX, 3):
+    for sequence in (10 + 2 * SEQUENCE_JUMP_MAX, 3):
         bpf.update(links, key, layout.encode_link(reflector.local, old))
         reflector.run(reflector.reply(sequence).encode())
         assert reflector.counted() == {("probe", "consume"), "accepted"}

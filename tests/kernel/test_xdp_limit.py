@@ -11,10 +11,9 @@ import pytest
 
 from kernel.xdp_frames import SOURCE4, SOURCE6, TRANSPORT, UDP, ipv4, ipv6
 from kernel.xdp_stages import CONFIG, SIZES, XdpStages, new_stages
-from kernel.xdp_values import Limit, Network, Source
+from kernel.xdp_values import LIMIT_TICKS_MIN, Limit, Network, Source
 from x0d.kernel.clock import tick_ns
 from x0d.kernel.layout import DataPlaneConfig
-from x0d.kernel.layout_policy import LIMIT_TICKS_MIN
 from x0d.mesh.model import Address
 
 pytestmark = pytest.mark.kernel

@@ -1,7 +1,8 @@
-"""The values of the deny and limit stages made and read one by one: the plain reference for the daemon's whole lists.
+"""Values of the deny and limit stages made and read one by one: the plain reference for the daemon's whole lists.
 
 The daemon makes its lists as one piece of memory each (``x0d.kernel.deny_model``, ``limit_model``,
 ``deny_filter``); tests of the programs write single entries, and check the daemon's pieces against these.
+The numbers are bounds of the header that the programs alone keep.
 """
 
 from collections.abc import Iterable
@@ -23,6 +24,13 @@ from x0d.kernel.layout_policy import (
 from x0d.mesh.model import Address
 
 Network = IPv4Network | IPv6Network
+
+SEQUENCE_JUMP_MAX = 1 << 20
+"""A reply further ahead than this is refused."""
+REPLY_AGE_MAX_NS = 10_000_000_000
+"""A reply to an older probe is refused."""
+LIMIT_TICKS_MIN = 20
+"""A limit whose tolerance is so many jiffies or more is kept by jiffies."""
 
 _DIGITS = bytes.maketrans(b"\0\1", b"01")
 

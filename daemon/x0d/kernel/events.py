@@ -10,10 +10,11 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 
 from x0d.errors import NotSupported
 from x0d.kernel import bpf
-from x0d.kernel.layout import CLASSES, CONFIG, VERDICTS
+from x0d.kernel.layout import CLASSES, CONFIG, VERDICTS, decode_config, encode_config
 from x0d.kernel.layout_policy import EVENT, IPV4_MAPPED
 from x0d.kernel.ring import Ring
 from x0d.ports.policy import PacketEvent
@@ -22,7 +23,6 @@ EVENTS_AT_ONCE = 256
 """Handed on in one turn of the event loop, about a millisecond."""
 
 _KEY = bytes(4)
-_EVERY_FIELD = 5  # of struct x0d_config
 _NO_ADDRESS = bytes(16)
 
 Subscriber = Callable[[Sequence[PacketEvent]], None]
@@ -74,6 +74,12 @@ class KernelEvents:
         self._subscribers.clear()
         if self._stream is not None:
             self._switch(self._stream)
+        self._release()
+
+    def suspend(self) -> None:
+        """Let go of the maps; subscriptions go on with the next ``open``."""
+        if self._stream is not None:
+            self._stream.sample(0)
         self._release()
 
     def subscribe(self, on_events: Subscriber) -> Callable[[], None]:
@@ -136,10 +142,9 @@ class _Stream:
         """Have XDP make an event of one packet in so many; 0: of none."""
         value = bpf.lookup(self._config_fd, _KEY, CONFIG.size)
         assert value is not None, "an array has all its elements"
-        fields = list(CONFIG.unpack(value))
-        if fields[_EVERY_FIELD] != every:
-            fields[_EVERY_FIELD] = every
-            bpf.update(self._config_fd, _KEY, CONFIG.pack(*fields))
+        config = decode_config(value)
+        if config.event_every != every:
+            bpf.update(self._config_fd, _KEY, encode_config(replace(config, event_every=every)))
 
     def records(self) -> Iterator[bytes]:
         """Take out what one turn of the event loop has time for."""

@@ -25,7 +25,6 @@ PROBE_MAGIC = 0x58304450
 PROBE_VERSION = 1
 PROBE_REQUEST = 1
 PROBE_REPLY = 2
-PROBE_HOP_LIMIT = 255
 PROBE_WINDOW = 64
 
 LINKS_MAX = 256
@@ -35,8 +34,6 @@ LOW_INTERFACES_MAX = 256
 SOURCES_DEFAULT = 65536
 DENY_DEFAULT = 131072
 EVENT_BYTES_DEFAULT = 256 * 1024
-SEQUENCE_JUMP_MAX = 1 << 20
-REPLY_AGE_MAX_NS = 10_000_000_000
 
 CLASSES = ("other", "arp", "tcp", "udp", "icmp", "ip_other", "fragment", "probe", "malformed")
 """Names of ``enum x0d_class``, in its order."""

@@ -23,8 +23,6 @@ FILTER_MULTIPLIER = 0x9E3779B1
 FILTERS = 4
 """Elements of map ``x0d_deny_filter``: see ``filter_element``."""
 LIMITS_MAX = 1024
-LIMIT_TICKS_MIN = 20
-"""A limit whose tolerance is so many jiffies or more is kept by jiffies."""
 LIMIT_FALLBACKS_MAX = 4
 COVERED_FOR_EVER = (1 << 64) - 1
 """``x0d_deny.covered_until`` where a broader entry never expires."""
