@@ -164,11 +164,14 @@ class PinnedMaps:
         """Copy what deny-list entries have dropped, from the map of another size; what comes meanwhile is not seen."""
         if self._former_hits is None:
             return
-        shape, size = self._shapes[HITS], layout.COUNT.size * bpf.possible_cpus()
-        nothing = bytes(size)
-        for key, value in bpf.entries(self._former_hits, shape.key_size, size):
-            if value != nothing and _FIRST_WORD.unpack(key)[0] < shape.entries_max:
-                bpf.update(self.fds[HITS], key, value)
+        entries_max, cpus = self._shapes[HITS].entries_max, bpf.possible_cpus()
+        size = layout.COUNT.size * cpus
+        former = bpf.MapBuffer(_FIRST_WORD.size, size)
+        former.read(self._former_hits, entries_max=entries_max)
+        for index, count in enumerate(bpf.sum_cpus(former.values, cpus)):
+            if count:
+                value = bytes(former.values[index * size : (index + 1) * size])
+                bpf.update(self.fds[HITS], _FIRST_WORD.pack(index), value)
         self._let_go_of_former()
 
     def _let_go_of_former(self) -> None:
