@@ -1,5 +1,8 @@
 """A restart with programs that the kernel refuses leaves those of the earlier life in force, and says so."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 from kernel.plane_objects import build, put
 from kernel.plane_world import LOCAL, NEIGHBOUR, PlaneWorld, new_plane_world, udp_counted
 from kernel.xdp_packets import Packet
+from kernel.xdp_world import REPOSITORY
 from x0d.errors import ProgramRejected
 from x0d.kernel import bpf, layout
 from x0d.kernel.dataplane import OBJECT_FILE, XdpDataPlane
@@ -234,6 +238,32 @@ def test_swap_cut_short_is_found(lives: Lives) -> None:
     assert all(row.is_former for row in in_force(plane).values())
     assert 3 == lives.dropped()
     assert ["link", "program", "stages"] == lives.world.hook_pins(lives.index)
+
+
+def test_what_is_in_force_is_read_with_few_rights(lives: Lives) -> None:
+    """The service's three capabilities suffice to see what an earlier life has in force."""
+    lives.begin("shipped")
+    hook = lives.world.directory / f"{lives.index}-xdp"
+    for path in (*reversed(hook.relative_to(lives.world.bpffs_dir).parents), hook.relative_to(lives.world.bpffs_dir)):
+        os.chown(lives.world.bpffs_dir / path, 65534, 65534)
+    for path in hook.iterdir():
+        os.chown(path, 65534, 65534)
+    directory_fd = os.open(lives.world.bpffs_dir, os.O_RDONLY)  # the test's own directory is closed to others
+    script = (
+        f"import os, sys; sys.path.insert(0, {str(REPOSITORY / 'daemon')!r}); from pathlib import Path; "
+        f"os.fchdir({directory_fd}); from x0d.kernel.former import stages_in_force; "
+        f"print(*sorted(stages_in_force(Path({str(hook.relative_to(lives.world.bpffs_dir))!r}))))"
+    )
+    rights = "-all,+bpf,+net_admin,+perfmon"
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", f"--inh-caps={rights}"]
+    command += [f"--ambient-caps={rights}", f"--bounding-set={rights}", sys.executable, "-c", script]
+    try:
+        done = lives.world.world.run(
+            lambda: subprocess.run(command, pass_fds=[directory_fd], capture_output=True, text=True, check=False)
+        )
+    finally:
+        os.close(directory_fd)
+    assert ("deny limit probe\n", "") == (done.stdout, done.stderr)
 
 
 def test_refused_stage_without_programs_of_before(lives: Lives) -> None:
