@@ -1,6 +1,7 @@
 """Interfaces that come, go, change or are held by others while the daemon runs, and the file read again."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from integration.mesh_lab import expect
 from kernel.namespaces import Namespace, veth
 from lab import wires
 from lab.nodes import ROOT
+from x0d.kernel import bpf
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(60)]
 
@@ -19,6 +21,45 @@ def program_on(place: Namespace, interface: str) -> int:
     """Id of the XDP program on an interface; 0 for none."""
     (shown,) = json.loads(place.ip(f"-j link show {interface}"))
     return int(shown.get("xdp", {}).get("prog", {}).get("id", 0))
+
+
+def hook_of(pair: Pair) -> Path:
+    """Directory of the pins of e1 on n1."""
+    (namespace_dir,) = pair.n1.bpffs.iterdir()
+    return namespace_dir / "11-xdp"
+
+
+@pytest.mark.parametrize("how", ["detached", "unpinned"])
+def test_attachment_taken_away(pair: Pair, how: str) -> None:
+    """Our program, taken off an interface by somebody else, is back within 2 s, with a warning, and so is the link.
+
+    Where only the pins are removed it stays, and they are made again.
+    """
+    pair.write()
+    with pair.n2.living(), pair.n1.living() as life:
+        expect("the link up", lambda: life.link("n2").state == "up")
+        hook, ours = hook_of(pair), program_on(pair.n1.place, "e1")
+        if how == "detached":
+            link_fd = bpf.open_pin(hook / "link")
+            assert link_fd is not None
+            with bpf.closing(link_fd):
+                bpf.detach_link(link_fd)
+            assert 0 == program_on(pair.n1.place, "e1")
+            expect("our program again", lambda: program_on(pair.n1.place, "e1") == ours, 2.0)
+            (told,) = life.events("interface_program_lost")
+            assert ("e1", "warning", "somebody else detached its XDP link") == (
+                told["interface"],
+                told["level"],
+                told["reason"],
+            )
+            expect("the link up again", lambda: life.link("n2").state == "up")
+        else:
+            shutil.rmtree(hook)
+            expect("the pins again", lambda: hook.is_dir() and len(list(hook.iterdir())) == 3, 2.0)
+            assert ours == program_on(pair.n1.place, "e1")
+            assert [] == life.events("interface_program_lost")
+            assert "up" == life.link("n2").state
+        assert "attached" == life.interface("e1").state
 
 
 def test_foreign_program(pair: Pair) -> None:
@@ -82,7 +123,7 @@ def test_link_made_again(pair: Pair) -> None:
 
 
 def test_renamed(pair: Pair) -> None:
-    """A renamed interface is waited for under its configured name, and taken up when it has it again."""
+    """A renamed interface is waited for under its configured name, without our program; one that has it is taken up."""
     pair.write()
     with pair.n2.living(), pair.n1.living() as life:
         expect("the link up", lambda: life.link("n2").state == "up")
@@ -90,9 +131,27 @@ def test_renamed(pair: Pair) -> None:
             pair.n1.place.ip(command)
         expect("the interface missed", lambda: life.interface("e1").state == "waiting")
         assert "renamed to other" in life.link("n2").state_reason
+        expect("our program gone", lambda: program_on(pair.n1.place, "other") == 0)
+        for command in ("link set e2 down", "link set e2 name e1", "link set e1 up"):
+            pair.n1.place.ip(command)
+        expect("the other taken", lambda: life.interface("e1").ifindex == 21)
+        for command in ("link set e1 down", "link set e1 name e2"):
+            pair.n1.place.ip(command)
         for command in ("link set other down", "link set other name e1", "link set e1 up"):
             pair.n1.place.ip(command)
         expect("the link up again", lambda: life.link("n2").state == "up")
+        assert (11, 0) == (life.interface("e1").ifindex, program_on(pair.n1.place, "e2"))
+
+
+def test_moved_to_another_namespace(pair: Pair) -> None:
+    """An interface that goes to another network namespace is told as moved, and leaves our program behind."""
+    pair.n1.write()
+    with pair.n1.living() as life:
+        pair.n1.place.ip(f"link set e1 netns {pair.n2.place.name} name guest")
+        expect("the interface missed", lambda: life.interface("e1").state == "waiting")
+        (gone,) = life.events("interface_gone")
+        assert "was moved to another network namespace" == gone["reason"]
+        expect("our program gone", lambda: program_on(pair.n2.place, "guest") == 0)
 
 
 def test_down_at_the_start(pair: Pair) -> None:

@@ -96,7 +96,10 @@ def test_carrier_comes_and_goes(pair: tuple[Namespace, Namespace]) -> None:
 
 
 def test_removed_renamed_and_made_again(pair: tuple[Namespace, Namespace]) -> None:
-    """A rename keeps the index, a removal tells None, and a new interface of the old name has another index."""
+    """A rename keeps the index, a removal tells None, and a new interface of the old name has another index.
+
+    A move to another namespace is told from a removal.
+    """
     near, far = pair
 
     async def main() -> None:
@@ -106,10 +109,14 @@ def test_removed_renamed_and_made_again(pair: tuple[Namespace, Namespace]) -> No
         near.ip("link set near11 name other")
         await watch.until(lambda e: e.ifindex == 11 and e.interface is not None and e.interface.name == "other")
         near.ip("link del other")
-        await watch.until(lambda e: e.ifindex == 11 and e.interface is None)
+        event = await watch.until(lambda e: e.ifindex == 11 and e.interface is None)
+        assert event.moved is False
         veth(near, far, ("near11", "far22"), (13, 22))
         event = await watch.until(lambda e: e.interface is not None and e.interface.name == "near11")
         assert 13 == event.ifindex
+        near.ip(f"link set near11 netns {far.name}")
+        event = await watch.until(lambda e: e.ifindex == 13 and e.interface is None)
+        assert event.moved is True
         watch.source.close()
 
     near.run_loop(main)
