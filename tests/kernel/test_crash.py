@@ -26,7 +26,7 @@ ADOPTED_MAX_S = 1.0
 """From the start of the process, imports included and by its own clock, to the adopted attachment with its programs in
 force.  The median life has to do it, while the flood of this test goes on beside it, and every life in so much CPU
 time.  Single lives take longer only where other work has the processors: with a load of 2 on two cores none of 11 did
-(median 0.4 s, worst 0.5 s), with a load of 5 five of 60 (median 0.7 s, worst 1.3 s, of which 0.5 s CPU)."""
+(median 0.4 s, worst 0.5 s), with a load of 5 a sixth of 119 (medians 0.7 and 0.8 s, worst 1.8 s; 0.5 s CPU)."""
 
 
 @pytest.fixture(scope="module")
