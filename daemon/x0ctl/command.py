@@ -93,8 +93,10 @@ class Duration(click.ParamType[int]):
 
     name = "duration"
     SECONDS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-    SECONDS_MAX: Final = 315_360_000
-    """Ten years: whoever wants more wants no end."""
+
+    def __init__(self, seconds_max: int = 315_360_000, most: str = "10 years") -> None:
+        self._seconds_max = seconds_max  # ten years: whoever wants more wants no end
+        self._most = most
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's own
         """Read it; a usage error says how it is written."""
@@ -103,8 +105,8 @@ class Duration(click.ParamType[int]):
         if not re.fullmatch(r"(?:\d{1,9}[smhdw]){1,5}", value, re.ASCII):
             self.fail(f"{value!r} is no duration: write such as 90s, 10m, 1h30m, 7d or 2w", param, ctx)
         seconds = sum(int(number) * self.SECONDS[unit] for number, unit in re.findall(r"(\d+)(\w)", value, re.ASCII))
-        if not 1 <= seconds <= self.SECONDS_MAX:
-            self.fail(f"{value!r}: a duration is 1 second to 10 years", param, ctx)
+        if not 1 <= seconds <= self._seconds_max:
+            self.fail(f"{value!r}: a duration is 1 second to {self._most} here", param, ctx)
         return seconds
 
 

@@ -8,9 +8,11 @@ from x0ctl.command import Duration, Group, Options
 
 CONFIG_DEFAULT = "/etc/x0d/x0d.toml"
 DETACHING = (
-    "Taking x0d's programs off every interface and removing every pin and map: nothing is counted, denied or limited\n"
+    "Taking x0d's programs off every interface and removing every pin and map. No probe is answered without them:\n"
+    "all links go down, the others route around this node, it leaves the mesh. Nothing is counted, denied or limited\n"
     "until x0ctl ebpf attach --all or a restart of x0d."
 )
+TRACE_S_MAX = 300
 
 
 @click.group(cls=Group)
@@ -49,7 +51,9 @@ def ebpf_stats(options: Options) -> None:
 
 
 def _check_named(interfaces: Sequence[str], *, everything: bool) -> None:
-    if bool(interfaces) == everything:
+    if interfaces and everything:
+        raise click.UsageError("name interfaces, or say --all, not both")
+    if not interfaces and not everything:
         raise click.UsageError("name interfaces, or say --all")
 
 
@@ -60,9 +64,13 @@ def _check_named(interfaces: Sequence[str], *, everything: bool) -> None:
 def ebpf_attach(options: Options, interfaces: Sequence[str], *, everything: bool) -> None:
     """Take up interfaces that detach has left.
 
+    Exits 1 when one of them is blocked.
+
     Example: x0ctl ebpf attach eth1
     """
     from x0ctl import show_dataplane  # noqa: PLC0415 - start-up time
+    from x0ctl.failure import EXIT_FAILED, Failure  # noqa: PLC0415
+    from x0ctl.output import clean  # noqa: PLC0415
     from x0d.v1 import dataplane_pb2  # noqa: PLC0415
 
     _check_named(interfaces, everything=everything)
@@ -70,6 +78,9 @@ def ebpf_attach(options: Options, interfaces: Sequence[str], *, everything: bool
     reply = options.dataplane("Attach", request, dataplane_pb2.AttachResponse)
     if not options.json(reply):
         show_dataplane.attachments(reply.attachments)
+    blocked = [row for row in reply.attachments if row.state == "blocked"]
+    if blocked:
+        raise Failure(EXIT_FAILED, "\n".join(clean(f"{row.interface} is blocked: {row.reason}") for row in blocked))
 
 
 @ebpf.command("detach")
@@ -80,7 +91,8 @@ def ebpf_attach(options: Options, interfaces: Sequence[str], *, everything: bool
 def ebpf_detach(options: Options, interfaces: Sequence[str], config: str, *, everything: bool) -> int:
     """Leave interfaces until attach or a restart of x0d.
 
-    With --all nothing of x0d stays in the kernel.  Without a daemon, x0d --detach-all is run instead.
+    No probe is answered there: the links over them go down, traffic is routed around.  With --all nothing of
+    x0d stays in the kernel, and this node leaves the mesh.  Without a daemon, x0d --detach-all is run instead.
 
     Example: x0ctl ebpf detach eth1
     """
@@ -100,13 +112,17 @@ def ebpf_detach(options: Options, interfaces: Sequence[str], config: str, *, eve
         return offline_detach.run(config)
     if not options.json(reply):
         show_dataplane.attachments(reply.attachments)
+        if not everything:
+            show_dataplane.left(reply.attachments)
     return 0
 
 
 @ebpf.command("upgrade")
 @click.pass_obj
 def ebpf_upgrade(options: Options) -> None:
-    """Put the compiled objects on disk in force, all or nothing; no packet is missed.
+    """Put the compiled objects on disk in force.
+
+    All or nothing; no packet is missed.
 
     Example: x0ctl ebpf upgrade
     """
@@ -124,11 +140,13 @@ def ebpf_trace() -> None:
 
 
 @ebpf_trace.command("syscalls")
-@click.option("--for", "duration_s", type=Duration(), default="10s", help="At most 5m.")
+@click.option("--for", "duration_s", type=Duration(TRACE_S_MAX, "5 minutes"), default="10s", help="At most 5m.")
 @click.option("--every", type=click.IntRange(1, 10_000), default=10, help="Measure one call in so many.")
 @click.pass_obj
 def ebpf_trace_syscalls(options: Options, duration_s: int, every: int) -> None:
-    """Measure how long system calls take, on the whole host.
+    """Measure how long system calls take.
+
+    Those of the whole host.  Ctrl-C ends it and shows what was measured so far.
 
     Example: x0ctl ebpf trace syscalls --for 30s --every 100
     """
@@ -138,10 +156,15 @@ def ebpf_trace_syscalls(options: Options, duration_s: int, every: int) -> None:
 
     request = dataplane_pb2.TraceRequest(program="syscalls", duration_s=duration_s, sample_every=every)
     last = dataplane_pb2.TraceResponse()
-    with bar(duration_s, shown=options.output != "json") as tell:
-        for message in options.dataplane_stream("Trace", request):
-            if not options.json(message, one_line=True):
-                tell("measuring", message.elapsed_s)
-                last = message
+    try:
+        with bar(duration_s, shown=options.output != "json") as tell:
+            for message in options.dataplane_stream("Trace", request):
+                if not options.json(message, one_line=True):
+                    last = message
+                    tell("measuring", message.elapsed_s)
+    except KeyboardInterrupt:
+        if options.output != "json":
+            show_dataplane.traced(last, every)
+        raise
     if options.output != "json":
-        show_dataplane.traced(last)
+        show_dataplane.traced(last, every)

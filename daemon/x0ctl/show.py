@@ -4,7 +4,7 @@ from x0ctl.output import clean, duration, instant, print_fields, print_line, pri
 from x0d.capabilities import shorten
 from x0d.v1.incident_pb2 import ListIncidentsResponse
 from x0d.v1.mesh_pb2 import ListLinksResponse, ListNodesResponse, ListRoutesResponse
-from x0d.v1.node_pb2 import GetStatusResponse, InterfaceStatus, ReloadResponse, RunDoctorResponse
+from x0d.v1.node_pb2 import GetStatusResponse, InterfaceStatus, RefusedMode, ReloadResponse, RunDoctorResponse
 
 
 def status(reply: GetStatusResponse) -> None:
@@ -36,7 +36,7 @@ def status(reply: GetStatusResponse) -> None:
 
 
 def _notes(row: InterfaceStatus) -> str:
-    notes = [f"{refused.mode} refused: {refused.errno_name}" for refused in row.refused_modes]
+    notes = [f"{refused.mode} refused: {refused.errno_name}" for refused in row.refused_modes if not _is_usual(refused)]
     if row.adopted:
         notes.insert(0, "adopted")
     if row.frags:
@@ -44,6 +44,11 @@ def _notes(row: InterfaceStatus) -> str:
     if row.blocked_reason:
         notes.append(row.blocked_reason)
     return "; ".join(notes)
+
+
+def _is_usual(refused: RefusedMode) -> bool:
+    """Few network cards run programs themselves: told of each that does not, it would read like a fault."""
+    return refused.mode == "hardware" and refused.errno_name in {"EINVAL", "EOPNOTSUPP"}
 
 
 def reloaded(reply: ReloadResponse) -> None:

@@ -1,6 +1,6 @@
 """Replies of the data plane as tables, and its streams as lines."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from x0ctl.output import clean, instant, print_line, print_table
 from x0d.v1.dataplane_pb2 import (
@@ -8,6 +8,7 @@ from x0d.v1.dataplane_pb2 import (
     GetStatsResponse,
     Histogram,
     ListProgramsResponse,
+    Map,
     PacketEvent,
     Program,
     TraceResponse,
@@ -18,6 +19,10 @@ from x0d.v1.dataplane_pb2 import (
 
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6"}
 BAR_CHARACTERS = 40
+FRAGS = "_frags"
+"""Ends the name of a program that takes frames of several buffers."""
+SYSCALLS_MAX = 20
+"""Of the daemon's answer."""
 
 
 def stats(reply: GetStatsResponse) -> None:
@@ -83,13 +88,22 @@ def attachments(rows: Iterable[Attachment]) -> None:
     print_table(headers, cells, "no interfaces", prose=1)
 
 
+def left(rows: Sequence[Attachment]) -> None:
+    """Print what it means that these were left."""
+    names = " ".join(row.interface for row in rows if row.state == "detached")
+    if names:
+        print_line("")
+        print_line(clean(f"no probe is answered on {names}: the links over it go down, traffic is routed around;"))
+        print_line(clean(f"x0ctl ebpf attach {names}, or a restart of x0d, takes it up again"))
+
+
 def programs(reply: ListProgramsResponse) -> None:
     """Print attachments, programs with what refused them, maps, objects."""
     attachments(reply.attachments)
     print_line("")
     _programs(reply.programs)
     print_line("")
-    maps = [(row.name, row.type, row.entries_max, row.memory_bytes) for row in reply.maps]
+    maps = [(row.name, row.type, _entries_max(row), row.memory_bytes) for row in reply.maps]
     print_table(("MAP", "TYPE", "ENTRIES MAX", "BYTES"), maps, "no maps")
     print_line(f"in all {sum(row.memory_bytes for row in reply.maps):,} bytes")
     print_line("")
@@ -107,9 +121,23 @@ def programs(reply: ListProgramsResponse) -> None:
     print_table(("OBJECT", "SHA-256", "LICENCE", "LAYOUT", "BTF", "LOADED"), objects, "no object is loaded")
 
 
+def _entries_max(row: Map) -> str:
+    """A ring buffer has no entries: what the kernel calls so is its size."""
+    return f"{row.entries_max:,} bytes" if row.type == "ringbuf" else str(row.entries_max)
+
+
+def _is_idle_variant(row: Program, states: Mapping[str, str]) -> bool:
+    """A program for frames of one buffer, which nobody needs where its twin for all frames serves."""
+    variant_is_off = all(state == "off" for name, state in states.items() if f"{name}{FRAGS}" in states)
+    return variant_is_off and states.get(f"{row.name}{FRAGS}") == "loaded"
+
+
 def _programs(rows: Sequence[Program]) -> None:
     cells = []
+    states = {row.name: row.state for row in rows}
     for row in rows:
+        if _is_idle_variant(row, states):
+            continue
         why = ": ".join(text for text in (row.errno_name, row.reason) if text)
         cells.append((row.name, row.object, row.kind, row.state, row.id or "-", why))
     print_table(("PROGRAM", "OBJECT", "KIND", "STATE", "ID", "REASON"), cells, "no programs", prose=1)
@@ -125,15 +153,21 @@ def upgraded(reply: UpgradeResponse) -> None:
     if reply.replaced:
         print_line(clean(f"replaced in {reply.took_ms:.1f} ms: {', '.join(reply.replaced)}"))
     else:
-        print_line("nothing has changed: the objects on disk are those in force")
+        print_line("no program's code has changed")
     print_line("")
     _programs(reply.programs)
 
 
-def traced(reply: TraceResponse) -> None:
-    """Print the slowest system calls, then how long all of them took."""
-    rows = [(row.name, row.count, seconds(row.mean_s), f"< {seconds(row.p99_s)}") for row in reply.syscalls]
-    print_table(("SYSTEM CALL", "MEASURED", "MEAN", "99 IN 100"), rows, "no system call was measured")
+def traced(reply: TraceResponse, every: int) -> None:
+    """Print the system calls that took the most time in sum, then how long all of them took."""
+    rows = [
+        (row.name, row.count, seconds(row.count * row.mean_s), seconds(row.mean_s), f"< {seconds(row.p99_s)}")
+        for row in reply.syscalls
+    ]
+    if rows:
+        measured = "every call was measured" if every == 1 else f"1 call in {every:,} was measured"
+        print_line(f"{measured}; those of most time in all come first, at most {SYSCALLS_MAX} are shown\n")
+    print_table(("SYSTEM CALL", "MEASURED", "IN ALL", "MEAN", "99 IN 100"), rows, "no system call was measured")
     if rows:
         print_line(f"\nAll system calls of {reply.elapsed_s:.1f} s")
         _print_histogram(reply.total)

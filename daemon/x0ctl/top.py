@@ -15,6 +15,7 @@ from rich.text import Text
 from x0ctl.command import Options
 from x0ctl.failure import EXIT_UNREACHABLE, Failure
 from x0ctl.output import clean, instant, print_line, print_table
+from x0ctl.terminal import restored_on_sigterm
 from x0d.v1.dataplane_pb2 import WatchTopResponse
 
 Rows = Sequence[Sequence[str]]
@@ -25,8 +26,8 @@ _PREFIXES: Final = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def is_live() -> bool:
-    """Whether there is a terminal to draw on."""
-    return sys.stdout.isatty()
+    """Whether there is a terminal to draw on, and not one that only takes lines."""
+    return sys.stdout.isatty() and not Console().is_dumb_terminal
 
 
 def stream_json(options: Options, messages: Iterator[WatchTopResponse], *, once: bool) -> None:
@@ -45,9 +46,10 @@ def print_once(messages: Iterator[WatchTopResponse]) -> None:
 
 
 def show_live(messages: Iterable[WatchTopResponse]) -> None:
-    """Draw until the stream ends or Ctrl-C; the terminal is as before then."""
+    """Draw until the stream ends, Ctrl-C or SIGTERM; the terminal is as before then."""
     console = Console(highlight=False)
-    with Live(Text("measuring ..."), console=console, screen=True, auto_refresh=False) as live:
+    start = Text("measuring ...")
+    with restored_on_sigterm(), Live(start, console=console, screen=True, auto_refresh=False) as live:
         for message in messages:
             live.update(_screen(message), refresh=True)
 

@@ -22,7 +22,7 @@ def watch() -> None:
 @watch.command("incidents")
 @click.pass_obj
 def watch_incidents(options: Options) -> None:
-    """Print each incident that is open, then each whenever it changes."""
+    """Print open incidents, then each change of one."""
     from x0ctl.incidents import print_change  # noqa: PLC0415 - start-up time
     from x0d.v1 import incident_pb2, incident_pb2_grpc  # noqa: PLC0415
 
@@ -51,7 +51,9 @@ def _shown(incident: "Incident") -> tuple[object, ...]:
 @click.option("--interval", "interval_ms", type=Interval(100, 60_000), default="1s", help="Such as 500ms or 5s.")
 @click.pass_obj
 def watch_counters(options: Options, interval_ms: int) -> None:
-    """Print the packet counters, then each that changes, with its rate.
+    """Print the counters, then those that change.
+
+    Those of packets, each change with its rate.
 
     Example: x0ctl watch counters --interval 5s
     """
@@ -69,7 +71,9 @@ def watch_counters(options: Options, interval_ms: int) -> None:
 @click.option("--verdict", "verdicts", type=click.Choice(_VERDICTS), multiple=True, help="Only these; repeatable.")
 @click.pass_obj
 def watch_events(options: Options, verdicts: Sequence[str]) -> None:
-    """Print sampled packets as XDP sees them, one in as many as the configuration says.
+    """Print sampled packets as XDP sees them.
+
+    One in as many as the configuration says.
 
     Example: x0ctl watch events --verdict deny --verdict limit
     """
@@ -88,7 +92,9 @@ def watch_events(options: Options, verdicts: Sequence[str]) -> None:
 @click.option("--once", is_flag=True, help="Measure over one interval, print, end.")
 @click.pass_obj
 def top(options: Options, interval_ms: int, talkers: int, *, once: bool) -> None:
-    """Show what is busiest: interfaces, verdicts, talkers, drops by reason.
+    """Show what is busiest.
+
+    Interfaces, verdicts, talkers, and the kernel's drops by reason.
 
     Live on a terminal until Ctrl-C; elsewhere it measures once.  With -o json: an object a line until
     Ctrl-C.

@@ -26,9 +26,14 @@ class Shown:
     """With every escape sequence."""
 
 
-def interrupt(pid: int) -> None:
-    """Ctrl-C."""
+def press_ctrl_c(pid: int) -> None:
+    """What the terminal does of Ctrl-C."""
     os.kill(pid, signal.SIGINT)
+
+
+def terminate(pid: int) -> None:
+    """What systemd and ``kill`` do."""
+    os.kill(pid, signal.SIGTERM)
 
 
 def show(

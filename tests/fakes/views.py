@@ -29,6 +29,7 @@ from x0d.service.views import (
     Views,
 )
 
+REFUSED_MODES = (RefusedMode("hardware", 22, "EINVAL"), RefusedMode("native", 95, "EOPNOTSUPP"))
 STATUS = NodeStatus(
     node="n1",
     version="0.1.0",
@@ -41,7 +42,7 @@ STATUS = NodeStatus(
     notices=("identity is not available in this version",),
     alerts=("knowledge store cannot be written",),
     interfaces=(
-        InterfaceStatus("eth1", 3, "attached", "skb", adopted=True, refused_modes=(RefusedMode("native", 95, "X"),)),
+        InterfaceStatus("eth1", 3, "attached", "skb", adopted=True, refused_modes=REFUSED_MODES),
         InterfaceStatus("eth2", 0, "waiting"),
     ),
     links_up=1,

@@ -91,6 +91,10 @@ class FakeDataplaneView:
         """Awaited by an upgrade before it is done."""
         self.upgrades = 0
         self.detached: set[str] = set()
+        self.blocked = ""
+        """Why ``attach`` finds the interface blocked."""
+        self.upgraded = UpgradeResult(("x0d_deny",), (PROGRAM, REFUSED), 3.5)
+        self.loaded = PROGRAMS
         self.subscribers: list[Callable[[Sequence[PacketEvent]], None]] = []
         self.event_sample_every = 100
         self.lost = 0
@@ -117,18 +121,20 @@ class FakeDataplaneView:
 
     async def programs(self) -> Programs:
         self._check()
-        return PROGRAMS
+        return self.loaded
 
     async def upgrade(self) -> UpgradeResult:
         self._check()
         if self.before is not None:
             await self.before()
         self.upgrades += 1
-        return UpgradeResult(("x0d_deny",), (PROGRAM, REFUSED), 3.5)
+        return self.upgraded
 
     async def attach(self, names: Sequence[str], *, everything: bool) -> Sequence[AttachmentStatus]:
         self._check(*names)
         self.detached -= {"eth1"} if everything else set(names)
+        if self.blocked:
+            return (AttachmentStatus("eth1", 3, "", frags=False, adopted=False, state="blocked", reason=self.blocked),)
         return (ATTACHMENT,)
 
     async def detach(self, names: Sequence[str], *, everything: bool) -> Sequence[AttachmentStatus]:
@@ -159,7 +165,7 @@ class FakeTracingView:
         self.asked.append((duration_s, sample_every))
         self.running += 1
         try:
-            yield TraceProgress(0.5, done=False, total=None, syscalls=())
+            yield TraceProgress(0.5, done=False, total=HISTOGRAM, syscalls=(SyscallLatency("read", 2, 1e-6, 2e-6),))
             if self.hold is not None:
                 await self.hold.wait()
             yield TraceProgress(1.0, done=True, total=HISTOGRAM, syscalls=(SyscallLatency("read", 4, 1.5e-6, inf),))

@@ -97,6 +97,39 @@ def test_first_reading_has_no_rates_and_the_second_is_the_difference() -> None:
     play(world, scenario)
 
 
+def test_equally_busy_rows_keep_their_places() -> None:
+    """Talkers, verdicts and interfaces whose rates differ by a little are in the order of their names."""
+    world = World()
+
+    async def scenario() -> None:
+        top = TopReader(world.counting)
+        seen = []
+        for tick in range(4):
+            more = tick % 2
+            world.lists.tracked = [
+                source("192.0.2.1", 1000 * tick + more, 0, 0),
+                source("192.0.2.2", 1000 * tick + 5000 - more, 0, 0),
+                source("192.0.2.9", 10 * tick),
+            ]
+            world.packets = [
+                PacketCounter(100, "udp", "pass", 1000 * tick + more, 0),
+                PacketCounter(101, "udp", "drop", 1000 * tick + 5000 - more, 0),
+            ]
+            shown = await top.next(10)
+            seen.append(
+                (
+                    [row.source for row in shown.talkers],
+                    [row.verdict for row in shown.verdicts],
+                    [row.interface for row in shown.interfaces if row.packets_per_s],
+                )
+            )
+            world.clock.advance(1.0)
+        expected = (["192.0.2.1", "192.0.2.2", "192.0.2.9"], ["drop", "pass"], ["#101", "to-n2"])
+        assert [expected] * 3 == seen[1:]
+
+    play(world, scenario)
+
+
 def test_talkers_are_those_that_send_now() -> None:
     """Sources are ranked by what they sent since the last call, a new one by all that it sent; rates follow."""
     world = World()

@@ -41,6 +41,9 @@ COMMANDS = (
 )
 
 
+GROUPS = ("deny", "ebpf", "incident", "limit", "link", "mesh", "watch")
+
+
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_table_and_json(command: tuple[str, ...]) -> None:
     """Each command prints lines for people and, with -o json, an object; both exit 0."""
@@ -82,6 +85,19 @@ def test_json_is_the_protos_mapping() -> None:
     assert "1700000000000" == reply["started_at_unix_ms"]
     assert "" == reply["starting_step"]
     assert ["knowledge store cannot be written"] == reply["alerts"]
+
+
+def test_status_tells_of_refusals_that_matter() -> None:
+    """That a network card runs no programs itself is no news; another refused mode is. JSON tells both."""
+
+    async def scene() -> tuple[str, str]:
+        async with running() as lab:
+            return (await x0ctl(lab, "status")).out, (await x0ctl(lab, "-o", "json", "status")).out
+
+    table, as_json = run(scene())
+    assert "adopted; native refused: EOPNOTSUPP\n" in table
+    assert "hardware" not in table
+    assert ["hardware", "native"] == [each["mode"] for each in json.loads(as_json)["interfaces"][0]["refused_modes"]]
 
 
 def test_piped_tables_cut_nothing() -> None:
@@ -372,6 +388,20 @@ def test_doctor_without_daemon(tmp_path: Path, ends: int, code: int) -> None:
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (code, "asked --doctor -o json\n") == (finished.returncode, finished.stdout)
     assert f"uid {os.geteuid()}" in finished.stderr
+
+
+@pytest.mark.parametrize("group", [(), *((name,) for name in GROUPS), ("ebpf", "trace")], ids=" ".join)
+def test_help_is_whole(group: tuple[str, ...]) -> None:
+    """What a command does is said in the list of its group without being cut."""
+    shown = run(x0ctl("unix:///nonexistent", *group, "--help"))
+    commands = shown.out.partition("Commands:\n")[2].splitlines()
+    assert commands
+    assert [] == [line for line in commands if line.endswith("...")]
+
+
+def test_timeout_is_not_for_streams() -> None:
+    """The help of --timeout says what it does not limit."""
+    assert "streams (watch, top, trace" in " ".join(run(x0ctl("unix:///nonexistent", "--help")).out.split())
 
 
 def test_help_is_quick() -> None:

@@ -6,17 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fakes.control import DAEMON, Lab, run, running, until, x0ctl
-from fakes.terminal import COLOURS, show
-from fakes.terminal import interrupt as press_ctrl_c
-from fakes.views_dataplane import packet_event
+from fakes.terminal import COLOURS, Shown, press_ctrl_c, show, terminate
+from fakes.views_dataplane import PROGRAMS, packet_event
 from x0ctl.show_dataplane import seconds
 from x0ctl.top import rate
 from x0d.errors import ForeignProgram, NotPermitted, ProgramRejected
+from x0d.service.views_dataplane import Map, Program, UpgradeResult
 
 SHOW_CURSOR = "\x1b[?25h"
 OWN_SCREEN, LEAVE_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
@@ -47,6 +48,57 @@ def test_list() -> None:
     assert expected == [line for line in words(out) if line in expected]
     assert "abababababababab" in out
     assert "\x1b" not in out
+
+
+FRAGS_SERVE = "the variant with multi-buffer frames serves"
+
+
+def variant(state: str, ending: str, reason: str = "") -> tuple[Program, ...]:
+    """Root and one stage."""
+    return tuple(
+        Program(f"x0d_{name}{ending}", "xdp", kind, state, reason)
+        for name, kind in (("root", "root"), ("deny", "stage"))
+    )
+
+
+@pytest.mark.parametrize("command", ["list", "upgrade"])
+def test_a_variant_that_nobody_needs_is_not_shown(command: str) -> None:
+    """The plain programs are left out while those for all frames serve; JSON has them, and so has a refused variant."""
+
+    async def scene() -> None:
+        async with running() as lab:
+
+            async def shown(*programs: Program) -> list[str]:
+                lab.dataplane.loaded = replace(PROGRAMS, programs=programs)
+                lab.dataplane.upgraded = UpgradeResult((), programs, 1.0)
+                as_json = await x0ctl(lab, "-o", "json", "ebpf", command)
+                assert len(programs) == len(json.loads(as_json.out)["programs"])
+                rows = [line.split() for line in (await x0ctl(lab, "ebpf", command)).out.splitlines()]
+                return [row[0] for row in rows if row and row[0].startswith("x0d_") and row[0] != "x0d_config"]
+
+            serving = variant("loaded", "_frags")
+            assert ["x0d_root_frags", "x0d_deny_frags"] == await shown(*serving, *variant("off", "", FRAGS_SERVE))
+            assert 4 == len(await shown(*serving, *variant("loaded", "")))
+            refused = (replace(variant("refused", "")[0], reason="no"), variant("off", "", "its root is refused")[1])
+            assert 4 == len(await shown(*serving, *refused))
+            assert 4 == len(await shown(*variant("refused", "_frags"), *variant("off", "")))
+
+    run(scene())
+
+
+def test_a_ring_buffer_has_bytes() -> None:
+    """A ring buffer's size is told in bytes: it has no entries."""
+
+    async def scene() -> str:
+        async with running() as lab:
+            ring = Map("x0d_events", "ringbuf", 262_144, 270_000)
+            lab.dataplane.loaded = replace(PROGRAMS, maps=(ring, *PROGRAMS.maps))
+            return (await x0ctl(lab, "ebpf", "list")).out
+
+    rows = {line.split()[0]: line for line in run(scene()).splitlines() if line}
+    ring, array = rows["x0d_events"], rows["x0d_config"]
+    assert ["x0d_events ringbuf 262,144 bytes 270000", "x0d_config array 1 4096"] == words(f"{ring}\n{array}")
+    assert ring.index(" bytes") + len(" bytes") == array.index(" 1 ") + len(" 1")
 
 
 def test_stats() -> None:
@@ -85,6 +137,17 @@ def test_upgrade() -> None:
     assert "x0d_limit" in out
 
 
+def test_upgrade_without_a_change() -> None:
+    """An upgrade that replaced nothing says no more than that."""
+
+    async def scene() -> str:
+        async with running() as lab:
+            lab.dataplane.upgraded = UpgradeResult((), (), 1.0)
+            return (await x0ctl(lab, "ebpf", "upgrade")).out
+
+    assert "no program's code has changed" == run(scene()).splitlines()[0]
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [
@@ -119,22 +182,45 @@ def test_which_interfaces(command: str, named: tuple[str, ...]) -> None:
         async with running() as lab:
             done = await x0ctl(lab, "ebpf", command, *named)
             assert (2, "") == (done.code, done.out)
-            assert "name interfaces, or say --all" in done.err
+            assert f"name interfaces, or say --all{', not both' if named else ''}\n" in done.err
+
+    run(scene())
+
+
+@pytest.mark.parametrize("named", ["eth1", "--all"])
+def test_attach_to_what_is_blocked(named: str) -> None:
+    """An interface that is blocked after attach is shown as such, and exit 1 tells why."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            lab.dataplane.blocked = "program id 7 of somebody else is attached"
+            done = await x0ctl(lab, "ebpf", "attach", named)
+            assert 1 == done.code
+            assert "eth1 3 blocked - no program id 7 of somebody else is attached" in words(done.out)
+            assert "x0ctl: eth1 is blocked: program id 7 of somebody else is attached\n" == done.err
+            as_json = await x0ctl(lab, "-o", "json", "ebpf", "attach", named)
+            assert (1, done.err) == (as_json.code, as_json.err)
+            assert "blocked" == json.loads(as_json.out)["attachments"][0]["state"]
 
     run(scene())
 
 
 def test_detach() -> None:
-    """Detach leaves interfaces and shows how they stand; --all says first what it does; unknown ones exit 1."""
+    """Detach leaves interfaces and says what it means; --all says it before it does it; unknown ones exit 1."""
 
     async def scene() -> None:
         async with running() as lab:
             one = await x0ctl(lab, "ebpf", "detach", "eth1")
             assert (0, "") == (one.code, one.err)
             assert "eth1 3 detached - no by an operator" in words(one.out)
+            assert "no probe is answered on eth1: the links over it go down, traffic is routed around;" in one.out
+            assert "x0ctl ebpf attach eth1, or a restart" in one.out
             everything = await x0ctl(lab, "-o", "json", "ebpf", "detach", "--all")
             assert 0 == everything.code
-            assert "every pin and map: nothing is counted, denied or limited" in everything.err
+            said = " ".join(everything.err.split())
+            assert "every pin and map" in said
+            assert "all links go down, the others route around this node, it leaves the mesh." in said
+            assert "Nothing is counted, denied or limited until x0ctl ebpf attach --all" in said
             assert "detached" == json.loads(everything.out)["attachments"][0]["state"]
             unknown = await x0ctl(lab, "ebpf", "detach", "eth9")
             assert (1, "x0ctl: eth9 is not in the configuration\n") == (unknown.code, unknown.err)
@@ -169,13 +255,37 @@ def test_trace() -> None:
         async with running() as lab:
             done = await x0ctl(lab, "ebpf", "trace", "syscalls", "--for", "1m", "--every", "5")
             assert (0, "") == (done.code, done.err)
-            assert "read 4 1.5 us < any" in words(done.out)
+            assert words(done.out)[0].startswith(
+                "1 call in 5 was measured; those of most time in all come first, at most 20"
+            )
+            assert "read 4 6 us 1.5 us < any" in words(done.out)
             assert "All system calls of 1.0 s" in done.out
             assert [(60.0, 5)] == lab.tracing.asked
             as_json = (await x0ctl(lab, "-o", "json", "ebpf", "trace", "syscalls")).out
             assert [False, True] == [json.loads(line)["done"] for line in as_json.splitlines()]
-            long = await x0ctl(lab, "ebpf", "trace", "syscalls", "--for", "6m")
-            assert (1, "x0ctl: duration_s is 360; 1 to 300 is allowed, 0 for 10\n") == (long.code, long.err)
+            every = await x0ctl(lab, "ebpf", "trace", "syscalls", "--every", "1")
+            assert every.out.startswith("every call was measured; ")
+            for wrong in ("6m", "0s", "301s"):
+                done = await x0ctl(lab, "ebpf", "trace", "syscalls", "--for", wrong)
+                assert (2, "") == (done.code, done.out)
+                assert f"'{wrong}': a duration is 1 second to 5 minutes here" in done.err
+
+    run(scene())
+
+
+def test_ctrl_c_ends_a_trace() -> None:
+    """Ctrl-C ends a measurement with 130 and shows what was measured so far."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            lab.tracing.hold = asyncio.Event()
+            command = ("ebpf", "trace", "syscalls", "--for", "5m")
+            shown = await asyncio.to_thread(show, lab.endpoint, 100, *command, at=("measuring", press_ctrl_c))
+            assert 130 == shown.code
+            lines = words(COLOURS.sub("", shown.text))
+            assert "read 2 2 us 1 us < 2 us" in lines
+            assert "All system calls of 0.5 s" in lines
+            await until(lambda: not lab.tracing.running)
 
     run(scene())
 
@@ -287,6 +397,36 @@ def test_top_on_a_terminal() -> None:
             assert {"INTERFACE", "KERNEL", "TALKER", "192.0.2.1"} <= set(COLOURS.sub("", shown.text).split())
 
     run(scene())
+
+
+def test_terminated_top_gives_the_terminal_back() -> None:
+    """SIGTERM ends top as it does any program, but the screen and the cursor are as before."""
+
+    async def scene() -> Shown:
+        async with running() as lab:
+            return await asyncio.to_thread(
+                show, lab.endpoint, 100, "top", "--interval", "200ms", at=("1.50k", terminate)
+            )
+
+    shown = run(scene())
+    assert 128 + signal.SIGTERM == shown.code
+    assert shown.text.rindex(OWN_SCREEN) < shown.text.rindex(LEAVE_SCREEN)
+    assert shown.text.rindex("\x1b[?25l") < shown.text.rindex(SHOW_CURSOR)
+    assert "Traceback" not in shown.text
+
+
+def test_top_on_a_terminal_that_takes_lines_only() -> None:
+    """On a terminal that cannot be drawn on top measures once, as for a pipe."""
+
+    async def scene() -> Shown:
+        async with running() as lab:
+            command = ("top", "--interval", "200ms", "--talkers", "1")
+            return await asyncio.to_thread(show, lab.endpoint, 100, *command, term="dumb")
+
+    shown = run(scene())
+    assert 0 == shown.code
+    assert "eth1 native 1.50k 2.50M 3.0" in words(shown.text)
+    assert "\x1b" not in shown.text
 
 
 def test_top_of_a_daemon_that_stops() -> None:

@@ -5,7 +5,7 @@ readings of one watcher: nothing is kept for watchers that are not there.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from heapq import nlargest
+from heapq import nlargest, nsmallest
 from ipaddress import ip_address
 from typing import Final
 
@@ -115,7 +115,7 @@ class TopReader:
             )
             rows.append(shown.InterfaceRate(name, modes.get(name, ""), packets_per_s, octets_per_s * 8, dropped_per_s))
         self._interfaces = totals
-        return sorted(rows, key=lambda row: (-row.packets_per_s, row.interface))
+        return sorted(rows, key=lambda row: (-_about(row.packets_per_s), row.interface))
 
     def _verdict_rates(self, sample: PlaneSample, interval_s: float) -> Sequence[shown.VerdictRate]:
         totals: dict[str, int] = {}
@@ -126,7 +126,7 @@ class TopReader:
             shown.VerdictRate(verdict, _rate(total, before.get(verdict, total), interval_s), total)
             for verdict, total in totals.items()
         ]
-        return sorted(rows, key=lambda row: (-row.packets_per_s, -row.packets, row.verdict))
+        return sorted(rows, key=lambda row: (*_busiest(row), row.verdict))
 
     def _talkers(self, sources: Mapping[bytes, Source], interval_s: float, talkers_max: int) -> Sequence[shown.Talker]:
         def since(source: Source) -> tuple[int, int]:
@@ -150,7 +150,7 @@ class TopReader:
                     limited=source.limited,
                 )
             )
-        return rows
+        return sorted(rows, key=lambda row: (*_busiest(row), row.source))
 
     def _drop_rates(self, trace: TraceSample, interval_s: float) -> Sequence[shown.DropRate]:
         before, self._drops = self._drops, trace.drops
@@ -158,7 +158,7 @@ class TopReader:
             shown.DropRate(reason, _rate(count, before.get(reason, 0), interval_s), count)
             for reason, count in trace.drops.items()
         ]
-        return nlargest(DROP_REASONS_SHOWN_MAX, rows, key=lambda row: (row.packets_per_s, row.packets))
+        return nsmallest(DROP_REASONS_SHOWN_MAX, rows, key=lambda row: (*_busiest(row), row.reason))
 
 
 def packet_counters(sample: PlaneSample, name_of: Callable[[int], str]) -> Sequence[shown.PacketCounter]:
@@ -178,6 +178,16 @@ def probe_counters(sample: PlaneSample, name_of: Callable[[int], str]) -> Sequen
 def _rate(now: int, before: int, interval_s: float) -> float:
     """Per second; 0 in the first reading, and where a counter began anew."""
     return (now - before) / interval_s if interval_s and now >= before else 0.0
+
+
+def _about(rate: float) -> float:
+    """Two digits of a rate: rows that are equally busy must not swap places whenever it varies a little."""
+    return float(f"{rate:.2g}")
+
+
+def _busiest(row: shown.VerdictRate | shown.Talker | shown.DropRate) -> tuple[float, int]:
+    """Sort key of the busiest first; those that rest by all that was counted, which stays as it is."""
+    return -_about(row.packets_per_s), 0 if row.packets_per_s else -row.packets
 
 
 def _most(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
