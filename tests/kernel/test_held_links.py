@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kernel.plane_world import PlaneWorld, new_plane_world, udp_counted
-from x0d.errors import ForeignProgram
+from x0d.errors import ForeignProgram, KernelRefused
 from x0d.kernel import bpf
 from x0d.kernel.dataplane import XdpDataPlane
 
@@ -130,6 +130,25 @@ def test_upgrade_after_the_pins_went(world: PlaneWorld, plane: XdpDataPlane) -> 
     world.attach(plane, "va")
     (world.directory / f"{index}-xdp" / "link").unlink()
     world.world.wait(plane.upgrade)
+    assert ["link", "program", "stages"] == world.hook_pins(index)
+
+
+def test_filesystem_taken_away(world: PlaneWorld, plane: XdpDataPlane) -> None:
+    """Without its bpf filesystem an attachment goes on, a new one is refused, and no directory is made elsewhere."""
+    index, other = world.world.add_veth("va", "vb"), world.world.index("vb")
+    world.attach(plane, "va")
+    ours = world.hook(index)
+    place = world.bpffs_dir.parent
+    subprocess.run(["umount", "-l", place], check=True)
+    try:
+        assert ({}, ours) == (world.world.wait(plane.verify), world.hook(index))
+        with pytest.raises(KernelRefused, match="not mounted there any more"):
+            world.world.wait(lambda: plane.attach("vb", other))
+        assert [] == list(place.iterdir())
+        assert {} == world.world.wait(plane.verify)
+    finally:
+        subprocess.run(["mount", "-t", "bpf", "x0dt-bpf", place], check=True)
+    world.world.wait(plane.verify)
     assert ["link", "program", "stages"] == world.hook_pins(index)
 
 

@@ -75,7 +75,7 @@ class XdpAttacher:
     def attach(self, interface: str, ifindex: int) -> Attachment:
         """Adopt or attach; errors as in ``ports.DataPlane.attach``."""
         hook = self._hook(ifindex)
-        hook.mkdir(mode=0o700, parents=True, exist_ok=True)
+        pins.make_hook(hook)
         self._held.repin(ifindex, hook)
         link_fd = _open_link(hook)
         if link_fd is not None:

@@ -54,9 +54,10 @@ class HeldLinks:
         """
         fd = self._fds[ifindex]
         try:
-            missing = [(name, pinned) for name, pinned in (*others, ("link", fd)) if not (hook / name).exists()]
+            there = _names_in(hook)
+            missing = [(name, pinned) for name, pinned in (*others, ("link", fd)) if name not in there]
             if missing:
-                hook.mkdir(mode=0o700, parents=True, exist_ok=True)
+                pins.make_hook(hook)
                 for name, pinned in missing:
                     pins.replace_pin(pinned, hook / name)
         except (OSError, KernelRefused) as error:
@@ -91,3 +92,11 @@ class HeldLinks:
         fd = self._fds.pop(ifindex, None)
         if fd is not None:
             os.close(fd)
+
+
+def _names_in(hook: Path) -> frozenset[str]:
+    """Names of what is pinned in a directory; one call for all, as every attachment is looked at every second."""
+    try:
+        return frozenset(os.listdir(hook))  # noqa: PTH208  a third of the time of Path.iterdir
+    except FileNotFoundError:
+        return frozenset()

@@ -14,12 +14,13 @@ another it is made as ``<name>_tmp`` and renamed; one that a killed daemon left 
 """
 
 import ctypes
+import errno
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from x0d.errors import NotSupported
+from x0d.errors import KernelRefused, NotSupported
 from x0d.kernel import bpf
 
 BPF_FS_MAGIC = 0xCAFE4A11
@@ -99,6 +100,22 @@ def hooks(directory: Path) -> Iterator[tuple[int, Path]]:
         number = path.name.removesuffix(HOOK_SUFFIX)
         if path.name.endswith(HOOK_SUFFIX) and number.isdigit():
             yield int(number), path
+
+
+def make_hook(hook: Path) -> None:
+    """Make the directory of an attachment, and those above it that somebody may have removed; it may be there.
+
+    Raises:
+        KernelRefused: the bpf filesystem is gone, or takes no directory.
+    """
+    directory = hook.parent
+    try:
+        if not directory.is_dir() and not is_bpffs(existing_part(directory.parent)):
+            raise KernelRefused(f"pin in {hook}", errno.ENOENT, "the bpf filesystem is not mounted there any more")
+        for made in (directory.parent, directory, hook):
+            made.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise KernelRefused(f"pin in {hook}", error.errno or errno.EIO, str(error)) from error
 
 
 def remove_hook(hook: Path) -> None:
