@@ -12,7 +12,7 @@ Tell = Callable[[str, float | None], None]
 def bar(total: float, *, shown: bool) -> Iterator[Tell]:
     """Give a function that shows a phase: a bar of ``total`` with its share, or a moving one with the time it takes.
 
-    It goes to stderr, is there only if that is a terminal and ``shown``, and leaves no trace.
+    It goes to stderr, is there only if that is a terminal that can be drawn on and ``shown``, and leaves no trace.
     """
     if not shown or not sys.stderr.isatty():
         yield lambda _word, _done: None
@@ -22,8 +22,12 @@ def bar(total: float, *, shown: bool) -> Iterator[Tell]:
 
     from x0ctl.terminal import restored_on_sigterm  # noqa: PLC0415
 
+    console = Console(stderr=True)
+    if console.is_dumb_terminal:
+        yield lambda _word, _done: None
+        return
     columns = (TextColumn("{task.description:<16}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with restored_on_sigterm(), Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with restored_on_sigterm(), Progress(*columns, console=console, transient=True) as progress:
         phase = ""
 
         def tell(word: str, done: float | None) -> None:

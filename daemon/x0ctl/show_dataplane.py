@@ -159,15 +159,15 @@ def upgraded(reply: UpgradeResponse) -> None:
 
 
 def traced(reply: TraceResponse, every: int) -> None:
-    """Print the system calls that took the most time in sum, then how long all of them took."""
+    """Print the system calls of the greatest total time, then how long all of them took."""
     rows = [
         (row.name, row.count, seconds(row.count * row.mean_s), seconds(row.mean_s), f"< {seconds(row.p99_s)}")
         for row in reply.syscalls
     ]
     if rows:
         measured = "every call was measured" if every == 1 else f"1 call in {every:,} was measured"
-        print_line(f"{measured}; those of most time in all come first, at most {SYSCALLS_MAX} are shown\n")
-    print_table(("SYSTEM CALL", "MEASURED", "IN ALL", "MEAN", "99 IN 100"), rows, "no system call was measured")
+        print_line(f"{measured}; sorted by total time, at most {SYSCALLS_MAX} are shown\n")
+    print_table(("SYSTEM CALL", "MEASURED", "TOTAL", "MEAN", "99 IN 100"), rows, "no system call was measured")
     if rows:
         print_line(f"\nAll system calls of {reply.elapsed_s:.1f} s")
         _print_histogram(reply.total)

@@ -255,9 +255,7 @@ def test_trace() -> None:
         async with running() as lab:
             done = await x0ctl(lab, "ebpf", "trace", "syscalls", "--for", "1m", "--every", "5")
             assert (0, "") == (done.code, done.err)
-            assert words(done.out)[0].startswith(
-                "1 call in 5 was measured; those of most time in all come first, at most 20"
-            )
+            assert words(done.out)[0].startswith("1 call in 5 was measured; sorted by total time, at most 20 are shown")
             assert "read 4 6 us 1.5 us < any" in words(done.out)
             assert "All system calls of 1.0 s" in done.out
             assert [(60.0, 5)] == lab.tracing.asked

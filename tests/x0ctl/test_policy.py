@@ -249,6 +249,21 @@ def test_load_on_a_terminal(tmp_path: Path) -> None:
     run(scene())
 
 
+def test_load_on_a_terminal_that_takes_lines_only(tmp_path: Path) -> None:
+    """A terminal that cannot be drawn on gets the result and nothing else."""
+    path = tmp_path / "deny.txt"
+    path.write_text("192.0.2.1\n")
+
+    async def scene() -> None:
+        async with running() as lab:
+            shown = await asyncio.to_thread(show, lab.endpoint, 100, "deny", "load", str(path), term="dumb")
+            assert [
+                "in force: 1 entries of 1 lines in 1 ms; 1 added, 0 removed, 0 duplicates"
+            ] == shown.text.splitlines()
+
+    run(scene())
+
+
 def test_waiting_for_the_kernel_has_no_share(tmp_path: Path) -> None:
     """While a list is put in force nobody knows how long it takes: the terminal shows the time, and no 100 %."""
     path = tmp_path / "deny.txt"
