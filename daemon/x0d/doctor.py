@@ -141,7 +141,8 @@ def _check_libbpf() -> DoctorCheck:
 def _check_object() -> DoctorCheck:
     if OBJECT_FILE.exists():
         return DoctorCheck("kernel_program", OK, str(OBJECT_FILE))
-    return DoctorCheck("kernel_program", FAILED, f"{OBJECT_FILE} is missing", "reinstall x0d; in a checkout: make -C ebpf")
+    remedy = "reinstall x0d; in a checkout: make -C ebpf"
+    return DoctorCheck("kernel_program", FAILED, f"{OBJECT_FILE} is missing", remedy)
 
 
 def _check_capabilities(capabilities: tuple[str, ...]) -> DoctorCheck:
