@@ -152,8 +152,11 @@ def upgraded(reply: UpgradeResponse) -> None:
     """Print what is another now, then every program."""
     if reply.replaced:
         print_line(clean(f"replaced in {reply.took_ms:.1f} ms: {', '.join(reply.replaced)}"))
+    elif reply.objects_changed:
+        changed = ", ".join(reply.objects_changed)
+        print_line(clean(f"{changed}: other objects, and no program that runs has other code"))
     else:
-        print_line("no program's code has changed")
+        print_line("nothing has changed: the objects on disk are those in force")
     print_line("")
     _programs(reply.programs)
 

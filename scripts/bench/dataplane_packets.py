@@ -2,8 +2,8 @@
 
 Data planes of ours are loaded beside each other, with no entry in any list, with a limit for every source that never
 bites, and with full lists beside that limit, and two instances of xdp-filter likewise; so all of them are measured in
-turns.  Ours count, track every source, and have the reflector; what the peer does with all features is to look at the Ethernet and IP
-addresses and the ports, and to count.
+turns.  Ours count, track every source, and have the reflector; what the peer does with all features is to look at the
+Ethernet and IP addresses and the ports, and to count.
 """
 
 import random

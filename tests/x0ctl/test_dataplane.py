@@ -138,14 +138,15 @@ def test_upgrade() -> None:
 
 
 def test_upgrade_without_a_change() -> None:
-    """An upgrade that replaced nothing says no more than that."""
+    """An upgrade that replaced nothing says whether the objects are those in force."""
 
-    async def scene() -> str:
+    async def scene(objects_changed: tuple[str, ...]) -> str:
         async with running() as lab:
-            lab.dataplane.upgraded = UpgradeResult((), (), 1.0)
+            lab.dataplane.upgraded = UpgradeResult((), (), 1.0, objects_changed)
             return (await x0ctl(lab, "ebpf", "upgrade")).out
 
-    assert "no program's code has changed" == run(scene()).splitlines()[0]
+    assert "nothing has changed: the objects on disk are those in force" == run(scene(())).splitlines()[0]
+    assert "trace_syscalls.bpf.o: other objects, and no" in run(scene(("trace_syscalls.bpf.o",))).splitlines()[0]
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ class Loaded:
     duplicates: int
     """Lines that said what an earlier one had said."""
     warnings: tuple[str, ...]
-    """What was forced, in sentences."""
+    """What was forced, and what keeps the list from taking effect, in sentences."""
     took_ms: float
 
 
