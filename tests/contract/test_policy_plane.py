@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -236,3 +237,53 @@ def test_every_tracked_source_is_read(play: Play) -> None:
         assert expected == set(await plane.sources())
 
     play(scenario)
+
+
+def test_suspended_plane_has_nothing(play: Play) -> None:
+    """Once suspended, changes do nothing and are no errors, and nothing is read; twice is as good as once."""
+
+    async def scenario(plane: PolicyPlane, traffic: Traffic) -> None:
+        await plane.replace_deny({FIRST: 0, NET: 500})
+        await traffic.deny(FIRST, 5)
+        await plane.replace_limits({NET: SLOW})
+        traffic.track(Source(FIRST.address, 1, 2, 0))
+        for _ in range(2):
+            await plane.suspend()
+            await plane.put_deny({SECOND: 0})
+            await plane.delete_deny([FIRST])
+            entries: dict[PrefixKey, int] = {NET6: 0}
+            await plane.prepare_deny(entries)
+            await plane.replace_deny(entries)
+            await plane.abandon_deny()
+            await plane.replace_limits({FIRST: FAST})
+            assert ({}, {}) == (await plane.deny(), await plane.deny_hits())
+            assert ({}, {}) == (await plane.limits(), await plane.limit_hits())
+            assert [] == list(await plane.sources())
+
+    play(scenario)
+
+
+def map_descriptors() -> int:
+    """How many BPF maps this process holds."""
+    links = [descriptor.readlink() for descriptor in Path("/proc/self/fd").iterdir() if descriptor.is_symlink()]
+    return sum("bpf-map" in str(link) for link in links)
+
+
+@pytest.mark.kernel
+def test_suspended_plane_holds_no_descriptor() -> None:
+    """Suspending closes every descriptor, of a list being built too; opened again it has what is in the maps."""
+    with policy_maps(ENTRIES_MAX) as maps:
+
+        async def whole() -> None:
+            plane = KernelPolicy(lambda: maps.fds, lambda: maps.directory, ENTRIES_MAX)
+            before = map_descriptors()
+            await plane.open()
+            await plane.replace_deny({FIRST: 0, NET: 500})
+            await plane.prepare_deny({SECOND: 0})
+            await plane.suspend()
+            assert before == map_descriptors()
+            await plane.open()
+            assert {FIRST: 0, NET: 500} == await plane.deny()
+            await plane.close()
+
+        asyncio.run(whole())

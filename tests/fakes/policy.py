@@ -30,8 +30,17 @@ class FakePolicyPlane:
     """Whole deny-lists that were put in force."""
     prepared: Mapping[PrefixKey, int] | None = None
     """What ``replace_deny`` would find built."""
+    suspended: bool = False
+    """A test that opens the plane again sets it to False."""
+
+    async def suspend(self) -> None:
+        self.suspended = True
+        self.entries, self.rates, self.denied, self.limited, self.tracked = {}, {}, {}, {}, []
+        self.prepared = None
 
     async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
+        if self.suspended:
+            return
         self._require_deny_room(len(entries))
         self.entries = dict(entries)
         self.prepared = None
@@ -39,6 +48,8 @@ class FakePolicyPlane:
         self._forget_hits()
 
     async def prepare_deny(self, entries: Mapping[PrefixKey, int]) -> None:
+        if self.suspended:
+            return
         self._require_deny_room(len(entries))
         self.prepared = entries
 
@@ -46,11 +57,15 @@ class FakePolicyPlane:
         self.prepared = None
 
     async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
+        if self.suspended:
+            return
         self._require_deny_room(len(self.entries.keys() | entries.keys()))
         self.prepared = None
         self.entries.update(entries)
 
     async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
+        if self.suspended:
+            return
         self._require_kernel()
         self.prepared = None
         for prefix in prefixes:
@@ -64,6 +79,8 @@ class FakePolicyPlane:
         return {prefix: self.denied.get(prefix, 0) for prefix in self.entries}
 
     async def replace_limits(self, limits: Mapping[PackedPrefix, LimitRate]) -> None:
+        if self.suspended:
+            return
         self._require_kernel()
         if len(limits) > LIMITS_MAX:
             raise TooMany(f"{len(limits)} limits, and there is room for {LIMITS_MAX}")

@@ -10,7 +10,7 @@ import pytest
 
 from integration.lone_daemon import ENVIRONMENT, Life, Pair
 from integration.mesh_lab import expect
-from integration.stray_traffic import STRAY, add_strays, counted, done, send
+from integration.stray_traffic import OTHER, STRAY, add_strays, counted, done, send
 from lab.nodes import ROOT
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(60)]
@@ -172,18 +172,35 @@ def test_detach_and_attach(pair: Pair) -> None:
         expect("the link up again", lambda: life.link("n2").state == "up")
 
 
+def bpf_descriptors(life: Life) -> list[str]:
+    """What the daemon holds of BPF: maps, programs, links."""
+    links = [descriptor.readlink() for descriptor in Path(f"/proc/{life.process.pid}/fd").iterdir()]
+    return [str(link) for link in links if "bpf-" in str(link)]
+
+
 def test_everything_detached(pair: Pair) -> None:
-    """Detaching all leaves no program and no pin, with a daemon or without; attaching brings the lists back."""
+    """Detaching all leaves no program, map or pin, with a daemon or without; attaching brings the lists back."""
     add_strays(pair)
     with pair.n1.living() as life:
-        done(life, "deny", "add", STRAY)
+        done(life, "deny", "add", OTHER)
+        send(pair, OTHER, 3)
         done(life, "ebpf", "detach", "--all")
+        assert [] == bpf_descriptors(life)
+        file = pair.n1.directory / "list"
+        file.write_text(f"{STRAY}\n{OTHER}\n")
+        for change in (("load", str(file)), ("add", STRAY)):
+            changed = life.x0ctl("deny", *change)
+            assert (0, True) == (changed.returncode, "everything is detached" in changed.stderr), changed.stderr
+        assert "0" == json.loads(done(life, "-o", "json", "deny", "list", OTHER))["entries"][0]["hits"]
+        done(life, "deny", "remove", OTHER)
+        assert [] == bpf_descriptors(life)
         assert "prog/xdp" not in pair.n1.place.ip("link show e1")
         assert [] == [path for path in pair.n1.bpffs.rglob("*") if path.is_file()]
         for command in (("ebpf", "stats"), ("ebpf", "list"), ("deny", "list"), ("top", "--once"), ("status",)):
             done(life, *command)
         done(life, "ebpf", "attach", "--all")
         send(pair, STRAY, 8)
+        send(pair, OTHER, 8)
         assert 8 == counted(life, "deny")
     detached = pair.n1.run("--detach-all")
     assert (0, []) == (detached.returncode, list(pair.n1.bpffs.rglob("*")))

@@ -105,6 +105,60 @@ def test_lock_out_is_refused(pair: Pair) -> None:
         assert {"192.0.2.77"} == set(hits(life))
 
 
+def test_what_comes_later_is_held_against_the_lists(pair: Pair) -> None:
+    """A neighbour that comes by reload, and an address that comes to any interface, are guarded; entries are alerts."""
+    with pair.n1.living() as life:
+        done(life, "deny", "add", "10.9.1.1")
+        pair.n1.write(neighbours=[("n2", "e1", "10.9.1.1")])
+        done(life, "reload")
+        expect("an alert", lambda: "10.9.1.1, neighbour n2" in " ".join(life.status().alerts))
+        done(life, "deny", "remove", "10.9.1.1")
+        expect("no alert", lambda: not life.status().alerts)
+        done(life, "deny", "add", "192.0.2.9")
+        pair.n1.place.ip("addr add 192.0.2.9/24 dev e2")
+        expect("an alert", lambda: "192.0.2.9, this node's own address on e2" in " ".join(life.status().alerts))
+        refused = life.x0ctl("limit", "add", "192.0.2.9", "--rate", "5")
+        assert (1, True) == (refused.returncode, "own address on e2" in refused.stderr), refused.stderr
+
+
+def test_node_of_the_mesh_is_not_denied_unasked(pair: Pair) -> None:
+    """The stable address of a node that the mesh knows is refused without --force."""
+    pair.write()
+    with pair.n2.living(), pair.n1.living() as life:
+        expect("the link", lambda: life.link("n2").state == "up")
+        expect("both nodes", lambda: life.status().nodes_known == 2)
+        refused = life.x0ctl("deny", "add", "10.255.9.2")
+        assert (1, True) == (refused.returncode, "address of node n2" in refused.stderr), refused.stderr
+
+
+def test_lost_store_keeps_the_kernel(pair: Pair) -> None:
+    """With policy.db gone, what the kernel holds stays in force and is written down, and an alert says so."""
+    add_strays(pair)
+    with pair.n1.living() as life:
+        done(life, "deny", "add", STRAY)
+    for file in pair.n1.state.glob("policy.db*"):
+        file.unlink()
+    with pair.n1.living() as life:
+        assert "policy_store_lost: policy.db was lost" in " ".join(life.status().alerts)
+        send(pair, STRAY, 4)
+        assert {STRAY: 4} == hits(life)
+    with pair.n1.living() as life:
+        assert ([], {STRAY}) == (list(life.status().alerts), set(hits(life)))
+
+
+def test_empty_file_is_refused(pair: Pair) -> None:
+    """A file without an entry does not take the list away unless it is forced."""
+    file = pair.n1.directory / "list"
+    with pair.n1.living() as life:
+        done(life, "deny", "add", STRAY)
+        file.write_text("# a failed download\n")
+        refused = life.x0ctl("deny", "load", str(file))
+        assert (1, True) == (refused.returncode, "this would remove the only entry" in refused.stderr), refused.stderr
+        assert {STRAY} == set(hits(life))
+        done(life, "deny", "load", "--force", str(file))
+        assert {} == hits(life)
+
+
 def write_list(file: Path, count: int, *extra: str) -> None:
     """Write a list of that many addresses and prefixes, with comments, and these lines."""
     lines = ["# a list"]
@@ -147,6 +201,8 @@ def test_full_disk_changes_nothing(pair: Pair) -> None:
             refused = life.x0ctl(*command)
             assert (1, True) == (refused.returncode, "disk" in refused.stderr), refused.stderr
             assert {STRAY} == set(hits(life))
+        assert "policy_store: a change was refused" in " ".join(life.status().alerts)
         filler.unlink()
         done(life, "deny", "load", str(file))
         assert 4000 == len(hits(life))
+        assert [] == list(life.status().alerts)

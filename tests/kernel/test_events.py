@@ -136,16 +136,24 @@ def test_an_open_ends_what_a_killed_daemon_left_on(stages: XdpStages) -> None:
     asyncio.run(scenario())
 
 
+def _map_descriptors() -> int:
+    links = [descriptor.readlink() for descriptor in Path("/proc/self/fd").iterdir() if descriptor.is_symlink()]
+    return sum("bpf-map" in str(link) for link in links)
+
+
 def test_a_subscription_outlives_a_new_plane(stages: XdpStages) -> None:
-    """The plane is opened anew with other maps: events of the new ones come in."""
+    """The plane is removed and opened anew with other maps: none is held in between, and new events come."""
 
     async def scenario() -> None:
         planes = [stages]
         events = KernelEvents(lambda: planes[-1].fds, BUFFER_BYTES, 1)
-        events.open()
         with new_stages(sizes=SIZES) as other:
+            before = _map_descriptors()
+            events.open()
 
             def change() -> None:
+                events.suspend()
+                assert before == _map_descriptors()
                 planes.append(other)
                 events.open()
                 other.run(FRAME)

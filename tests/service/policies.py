@@ -81,6 +81,8 @@ class World:
         self.store = FakePolicyStore()
         self.alerts = Alerts()
         self.protected = [NEIGHBOUR, MANAGEMENT]
+        self.shortfall: dict[str, str] = {}
+        """Why a stage does nothing, by its name."""
         self._deny_entries_max = deny_entries_max
         self.service = self._new_service(self.store)
 
@@ -95,13 +97,14 @@ class World:
             clock=self.clock,
             alerts=self.alerts,
             protected=lambda: self.protected,
+            shortfall=lambda stage: self.shortfall.get(stage, ""),
             deny_entries_max=self._deny_entries_max,
         )
 
-    async def restart(self, *, store_was_lost: bool = False) -> None:
+    async def restart(self, *, store_is_new: bool = False) -> None:
         """Begin another life of the daemon."""
         self.service = self._new_service(self.store)
-        await self.service.start(store_was_lost=store_was_lost)
+        await self.service.start(store_is_new=store_is_new)
 
     async def deny(
         self, *texts: str, for_s: int = 0, comment: str = "", force: bool = False, callers: Sequence[str] = ()

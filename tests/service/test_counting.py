@@ -39,6 +39,7 @@ class World:
             clock=self.clock,
             alerts=Alerts(),
             protected=lambda: (),
+            shortfall=lambda _: "",
             deny_entries_max=1000,
         )
         self.node.plane.sample = self.sample  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from service.policies import REFUSAL, World
 from x0d.errors import InvalidInput, KernelRefused, NotThere, StorageFailed, TooMany, WouldLockOut
 from x0d.policy.durations import DURATION_S_MAX
 from x0d.policy.model import DenyEntry, Terms, parse_prefix
-from x0d.service.policy_state import FORCE_ALERT, STORE_ALERT
+from x0d.service.policy_state import FORCE_ALERT, LOST_ALERT, STORE_ALERT
 from x0d.service.views_policy import Removed
 
 HOUR_MS = 3_600_000
@@ -134,7 +134,11 @@ def test_refusing_store_keeps_the_kernel_as_it_is() -> None:
         with pytest.raises(StorageFailed):
             await world.load("10.1.0.3\n")
         assert calls == world.plane.calls
+        assert ("policy_store: a change was refused: disk full; free space in node.state_dir",) == world.alerts.texts()
+        world.store.broken = ""
         await world.holds_everywhere("10.1.0.1")
+        await world.deny("10.1.0.2")
+        assert () == world.alerts.names()
 
     play(scenario)
 
@@ -208,9 +212,21 @@ def test_lost_store_is_written_from_the_kernel() -> None:
         await world.deny("10.1.0.2")
         expected = {prefix: entry.expires_unix_ms for prefix, entry in world.store.deny.items()}
         world.store.deny.clear()
-        await world.restart(store_was_lost=True)
+        await world.restart(store_is_new=True)
         await world.holds_everywhere("10.1.0.1", "10.1.0.2")
         assert expected == {prefix: entry.expires_unix_ms for prefix, entry in world.store.deny.items()}
+        assert (LOST_ALERT,) == world.alerts.names()
+        assert "2 deny-list entries and 0 limits" in world.alerts.texts()[0]
+
+    play(scenario)
+
+
+def test_first_start_is_no_loss() -> None:
+    """A store that is new while the kernel holds nothing is no reason for an alert."""
+
+    async def scenario(world: World) -> None:
+        await world.restart(store_is_new=True)
+        assert () == world.alerts.names()
 
     play(scenario)
 

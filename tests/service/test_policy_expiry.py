@@ -133,6 +133,66 @@ def test_stepped_wall_clock_lengthens_nothing() -> None:
     play(scenario)
 
 
+def test_clock_that_is_set_after_the_start_ends_entries() -> None:
+    """Entries of the file that were timed by a wall clock an hour back end at their instant once it is set right."""
+
+    async def scenario(world: World) -> None:
+        await world.deny("10.1.0.1", for_s=600)
+        await world.limit("10.2.0.0/16", for_s=600)
+        world.plane.entries.clear()
+        world.plane.rates.clear()
+        world.clock.step_ms = -HOUR_MS
+        await world.restart()
+        task = asyncio.ensure_future(world.service.run())
+        await passes(300)
+        world.clock.step_ms = 0
+        await passes(299)
+        await world.holds_everywhere("10.1.0.1")
+        assert 1 == len(await world.service.list_limits())
+        await passes(12)
+        task.cancel()
+        await world.holds_everywhere()
+        assert ({}, {}, []) == (world.plane.rates, world.store.limits, await world.service.list_limits())
+
+    play(scenario)
+
+
+def test_entries_added_by_a_wrong_clock_have_their_time() -> None:
+    """What was added or loaded while the wall clock was an hour back ends after its duration all the same."""
+
+    async def scenario(world: World) -> None:
+        await world.deny("10.1.0.9")
+        world.clock.step_ms = -HOUR_MS
+        await world.load("10.1.0.1 for=10m\n10.1.0.3\n")
+        await world.deny("10.1.0.2", for_s=600)
+        await passes(5)
+        world.clock.step_ms = 0
+        await passes(590)
+        await world.holds_everywhere("10.1.0.1", "10.1.0.2", "10.1.0.3")
+        await passes(7)
+        await world.holds_everywhere("10.1.0.3")
+
+    play(scenario)
+
+
+def test_entry_added_again_has_its_new_time_alone() -> None:
+    """What was read from the file and then changed is timed from the change, whatever the wall clock does."""
+
+    async def scenario(world: World) -> None:
+        await world.deny("10.1.0.1", for_s=600)
+        await world.restart()
+        await world.deny("10.1.0.1", for_s=600)
+        task = asyncio.ensure_future(world.service.run())
+        world.clock.step_ms = HOUR_MS
+        await passes(590)
+        await world.holds_everywhere("10.1.0.1")
+        await passes(12)
+        task.cancel()
+        await world.holds_everywhere()
+
+    play(scenario)
+
+
 def test_clock_that_was_slewed_is_no_reason_to_touch_the_kernel() -> None:
     """At a restart, an expiry that differs by less than a second stays as the kernel has it."""
 

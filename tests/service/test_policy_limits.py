@@ -137,7 +137,7 @@ def test_restart_touches_only_what_differs() -> None:
         assert ["replace_limits"] == world.plane.calls
         assert [NET] == list(world.plane.rates)
         world.store.limits.clear()
-        await world.restart(store_was_lost=True)
+        await world.restart(store_is_new=True)
         assert limit.rate_pps == world.store.limits[NET].rate_pps
         assert limit.expires_unix_ms == world.store.limits[NET].expires_unix_ms
 

@@ -91,6 +91,22 @@ def test_forced_file_comes_with_warnings() -> None:
     play(scenario)
 
 
+def test_file_without_an_entry_is_refused() -> None:
+    """A file that came empty takes the list away only if it is forced; where there is no list it changes nothing."""
+
+    async def scenario(world: World) -> None:
+        await world.load("# nothing\n")
+        await world.deny("10.1.0.1", "10.1.0.2")
+        for text in ("", "# a failed download\n\n"):
+            with pytest.raises(InvalidInput, match="no entry: this would remove all 2 entries; --force"):
+                await world.load(text)
+        await world.holds_everywhere("10.1.0.1", "10.1.0.2")
+        assert 2 == (await world.load("", force=True)).removed
+        await world.holds_everywhere()
+
+    play(scenario)
+
+
 def test_dry_run_and_abandoned_loads_change_nothing() -> None:
     """A dry run says what would change; one load at a time, and an abandoned one makes room."""
 

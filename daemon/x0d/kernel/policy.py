@@ -68,6 +68,7 @@ class KernelPolicy:
         self._maps_dir = maps_dir
         self._deny_entries_max = deny_entries_max
         self._tables: _Tables | None = None
+        self._suspended = False
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="policy")
 
     async def open(self) -> None:
@@ -84,52 +85,56 @@ class KernelPolicy:
         await self._run(self._close)
         self._worker.shutdown()
 
+    async def suspend(self) -> None:
+        """As the port says; until ``open``."""
+        await self._run(self._suspend)
+
     async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """As the port says."""
-        await self._do(lambda tables: tables.deny.replace(entries))
+        await self._do(lambda tables: tables.deny.replace(entries), None)
         self._sweep_later()
 
     async def prepare_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """As the port says."""
-        await self._do(lambda tables: tables.deny.prepare(entries))
+        await self._do(lambda tables: tables.deny.prepare(entries), None)
 
     async def abandon_deny(self) -> None:
         """As the port says."""
-        await self._do(lambda tables: tables.deny.abandon())
+        await self._do(lambda tables: tables.deny.abandon(), None)
 
     async def put_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """As the port says."""
-        await self._do(lambda tables: tables.deny.put(entries))
+        await self._do(lambda tables: tables.deny.put(entries), None)
         self._sweep_later()
 
     async def delete_deny(self, prefixes: Collection[PrefixKey]) -> None:
         """As the port says."""
-        await self._do(lambda tables: tables.deny.delete(prefixes))
+        await self._do(lambda tables: tables.deny.delete(prefixes), None)
         self._sweep_later()
 
     async def deny(self) -> Mapping[PrefixKey, int]:
         """As the port says."""
-        return await self._do(lambda tables: dict(tables.deny.entries))
+        return await self._do(lambda tables: dict(tables.deny.entries), {})
 
     async def deny_hits(self) -> Mapping[PrefixKey, int]:
         """As the port says."""
-        return await self._do(lambda tables: tables.deny.hits())
+        return await self._do(lambda tables: tables.deny.hits(), {})
 
     async def replace_limits(self, limits: Mapping[PackedPrefix, LimitRate]) -> None:
         """As the port says."""
-        await self._do(lambda tables: tables.limits.replace(limits))
+        await self._do(lambda tables: tables.limits.replace(limits), None)
 
     async def limits(self) -> Mapping[PackedPrefix, LimitRate]:
         """As the port says."""
-        return await self._do(lambda tables: dict(tables.limits.limits))
+        return await self._do(lambda tables: dict(tables.limits.limits), {})
 
     async def limit_hits(self) -> Mapping[PackedPrefix, int]:
         """As the port says."""
-        return await self._do(lambda tables: tables.limits.hits())
+        return await self._do(lambda tables: tables.limits.hits(), {})
 
     async def sources(self) -> Sequence[Source]:
         """As the port says."""
-        return await self._do(_read_sources)
+        return await self._do(_read_sources, ())
 
     # ---- in the worker thread ----
 
@@ -150,6 +155,11 @@ class KernelPolicy:
             limits.adopt()
             sources = bpf.MapBuffer(_ADDRESS_BYTES, SOURCE.size)
             self._tables = _Tables(deny, limits, map_fds["x0d_sources"], sources, stack.pop_all())
+            self._suspended = False
+
+    def _suspend(self) -> None:
+        self._suspended = True
+        self._close()
 
     def _close(self) -> None:
         tables, self._tables = self._tables, None
@@ -162,8 +172,12 @@ class KernelPolicy:
 
     # ---- on the event loop ----
 
-    async def _do(self, work: Callable[[_Tables], T]) -> T:
+    async def _do(self, work: Callable[[_Tables], T], suspended: T) -> T:
+        """Do something with the maps; the answer while there are none is ``suspended``."""
+
         def whole() -> T:
+            if self._suspended:
+                return suspended
             assert self._tables is not None, "not open"
             return work(self._tables)
 

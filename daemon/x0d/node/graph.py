@@ -107,6 +107,7 @@ class Graph:
         """Attach to what exists; a port that somebody else holds ends the start."""
         stack.callback(self._source.close)
         stack.callback(self.links.close)
+        await self.kernel.watch(self._source)
         await self.interfaces.start()
         self.links.forget_former()
         if self.links.port_in_use is not None:
@@ -169,7 +170,7 @@ class Graph:
         )
         self.interfaces = InterfaceService(config.interfaces, self._source, self.kernel.plane, clock, self.links)
         self.interface_view = InterfaceOverview(self.interfaces)
-        self.kernel.serve(self.interfaces)
+        self.kernel.serve(self.interfaces, core.records)
         self.mesh_view = MeshOverview(self.links, self.mesh, clock)
 
     def _has_open_incident(self, link: LinkKey) -> bool:

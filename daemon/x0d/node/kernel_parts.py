@@ -5,7 +5,7 @@ as they are on disk.  ``reopen`` does the same again after an operator has had e
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
 
@@ -16,14 +16,17 @@ from x0d.kernel.events import KernelEvents
 from x0d.kernel.pins import netns_inode
 from x0d.kernel.policy import KernelPolicy
 from x0d.kernel.tracing import KernelTracer
+from x0d.mesh.database import KnownRecord
 from x0d.mesh.model import Prefix
 from x0d.policy.guard import Protected
 from x0d.policy.model import PackedPrefix, pack
+from x0d.ports import InterfaceSource
 from x0d.service.alerts import Alerts
 from x0d.service.counting import Counting
 from x0d.service.dataplane import Dataplane
 from x0d.service.interfaces import InterfaceService
 from x0d.service.policy import PolicyService
+from x0d.service.policy_addresses import LocalAddresses
 from x0d.service.refused_programs import judge_programs
 from x0d.service.sampling import PlaneReadings
 from x0d.service.tracing import TracingService
@@ -32,6 +35,7 @@ from x0d.store.policy import PolicyDatabase
 LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 KIB = 1024
 POLICY_ALERT = "policy_moved_aside"
+ROWS_ALERT = "policy_rows_unreadable"
 
 
 class KernelParts:
@@ -45,12 +49,13 @@ class KernelParts:
         self._config = config
         self._clock = clock
         self._alerts = alerts
-        self._interfaces: InterfaceService | None = None
         self.plane = XdpDataPlane(config.node.bpffs_dir, plane_settings(config, session), self._judge_programs)
         self._lists = KernelPolicy(lambda: self.plane.map_fds, lambda: self.plane.maps_dir, ebpf.deny_entries_max)
         self._events = KernelEvents(lambda: self.plane.map_fds, ebpf.event_buffer_kib * KIB, ebpf.event_sample_every)
         self._store = PolicyDatabase(config.node.state_dir / "policy.db")
         self._tracer = KernelTracer(ebpf.trace, ebpf.objects_dir, netns_inode())
+        self._records: Callable[[], Mapping[str, KnownRecord]] = dict
+        self._addresses = LocalAddresses(lambda: self.policy.protected_changed())  # noqa: PLW0108 - made below
         self.tracing = TracingService(self._tracer, clock)
         self.policy = PolicyService(
             plane=self._lists,
@@ -58,6 +63,7 @@ class KernelParts:
             clock=clock,
             alerts=alerts,
             protected=self._protected,
+            shortfall=self.plane.shortfall,
             deny_entries_max=ebpf.deny_entries_max,
         )
 
@@ -81,8 +87,11 @@ class KernelParts:
         report = await self._store.open()
         if report.moved_aside is not None:
             text = f"policy.db was not readable ({report.reason}) and was moved to {report.moved_aside}"
-            self._alerts.raise_alert(POLICY_ALERT, f"{text}; what the kernel still holds is kept")
-        await self.policy.start(store_was_lost=report.moved_aside is not None)
+            self._alerts.raise_alert(POLICY_ALERT, text)
+        await self.policy.start(store_is_new=report.is_new)
+        if self._store.unreadable:
+            text = f"{self._store.unreadable:,} rows of policy.db make no sense and are left out"
+            self._alerts.raise_alert(ROWS_ALERT, text)
         stack.callback(self._events.close)
         self._events.open()
 
@@ -94,9 +103,18 @@ class KernelParts:
         self._events.open()
         await self.tracing.open()
 
-    def serve(self, interfaces: InterfaceService) -> None:
-        """Join what counts to what is attached."""
-        self._interfaces = interfaces
+    async def release(self) -> None:
+        """Let go of the maps, so that they end with their pins; ``reopen`` takes new ones."""
+        self._events.suspend()
+        await self._lists.suspend()
+
+    async def watch(self, source: InterfaceSource) -> None:
+        """Know this host's addresses from now on, and hold the lists against them."""
+        await self._addresses.start(source)
+
+    def serve(self, interfaces: InterfaceService, records: Callable[[], Mapping[str, KnownRecord]]) -> None:
+        """Join what counts to what is attached; ``records`` are what the mesh knows of its nodes."""
+        self._records = records
         counting = Counting(
             readings=PlaneReadings(self.plane, self._clock),
             tracing=self.tracing,
@@ -113,11 +131,13 @@ class KernelParts:
             tracing=self.tracing,
             clock=self._clock,
             reopen=self.reopen,
+            release=self.release,
         )
 
     def reconfigure(self, config: Config) -> None:
         """Take over neighbours and management prefixes of a newly read configuration."""
         self._config = config
+        self.policy.protected_changed()
 
     def _judge_programs(self) -> None:
         judge_programs(self._alerts, self.plane.programs())
@@ -125,17 +145,21 @@ class KernelParts:
     def _protected(self) -> Sequence[Protected]:
         """What a deny-list entry or a limit must not cover unasked."""
         config = self._config
-        ours = {pack(config.node.address.network_address): "this node's own address"}
-        for status in self._interfaces.statuses() if self._interfaces else ():
-            addresses = status.interface.addresses if status.interface else ()
-            ours |= {pack(address.ip): f"this node's own address on {status.name}" for address in addresses}
+        own = config.node.address.network_address
+        ours = {prefix: f"this node's own address on {name}" for prefix, name in self._addresses.known().items()}
+        ours[pack(own)] = "this node's own address"
+        nodes = {
+            packed(known.record.prefixes[0]): f"address of node {name}"
+            for name, known in self._records().items()
+            if known.record.prefixes and known.record.prefixes[0].network_address != own
+        }
         neighbours = {
             pack(each.address): f"neighbour {each.node} on {each.interface}" for each in config.mesh.neighbours
         }
         ranges = {packed(prefix): "this host's loopback" for prefix in LOOPBACK}
         ranges |= {packed(prefix): "ebpf.management" for prefix in config.ebpf.management}
         return (
-            *(Protected(prefix, what, overlap=False) for prefix, what in (ours | neighbours).items()),
+            *(Protected(prefix, what, overlap=False) for prefix, what in (nodes | neighbours | ours).items()),
             *(Protected(prefix, what, overlap=True) for prefix, what in ranges.items()),
         )
 

@@ -32,12 +32,14 @@ class Protected:
     """Entries inside the prefix count too, not only those that cover it."""
 
 
-def lock_outs(prefixes: Collection[PrefixKey], protected: Sequence[Protected]) -> tuple[str, ...]:
-    """Say what these entries would cut off: a sentence for each pair, at most ``REASONS_MAX`` and one that counts."""
+def lock_outs(
+    prefixes: Collection[PrefixKey], protected: Sequence[Protected], reasons_max: int = REASONS_MAX
+) -> tuple[str, ...]:
+    """Say what these entries would cut off: a sentence for each pair, at most ``reasons_max`` and one that counts."""
     if not prefixes or not protected:
         return ()
     found = _sentences(prefixes, protected)
-    reasons = tuple(islice(found, REASONS_MAX))
+    reasons = tuple(islice(found, reasons_max))
     more = sum(1 for _ in found)
     return (*reasons, f"and {more} more") if more else reasons
 

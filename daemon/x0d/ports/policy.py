@@ -34,7 +34,14 @@ class PolicyPlane(Protocol):
     """The lists that XDP asks.  Times are CLOCK_MONOTONIC nanoseconds, 0 for never.
 
     All that is put here survives the daemon; ``deny`` and ``limits`` tell what an earlier life left.
+    While it is suspended nothing is in force: changes do nothing, and answers are empty.
     """
+
+    async def suspend(self) -> None:
+        """Let go of everything in the kernel, after what is under way; nothing happens if that is done.
+
+        Whoever opens the plane again puts in force again what shall hold.
+        """
 
     async def replace_deny(self, entries: Mapping[PrefixKey, int]) -> None:
         """Put a whole list in force, prefix to expiry: every packet sees the old list or the new one.

@@ -35,8 +35,12 @@ class Dataplane:
         tracing: TracingService,
         clock: Clock,
         reopen: Callable[[], Awaitable[None]],
+        release: Callable[[], Awaitable[None]],
     ) -> None:
-        """``reopen``: load the programs and put the lists in force again; nothing happens if they are."""
+        """``reopen``: load the programs and put the lists in force again; nothing happens if they are.
+
+        ``release``: let go of the maps before they are removed, or they stay in the kernel.
+        """
         self._plane = plane
         self._counting = counting
         self._events = events
@@ -44,6 +48,7 @@ class Dataplane:
         self._tracing = tracing
         self._clock = clock
         self._reopen = reopen
+        self._release = release
         self._changing = asyncio.Lock()
 
     # ---- reading ----
@@ -152,6 +157,7 @@ class Dataplane:
             left = [_attachment(status) for status in await self._interfaces.detach(wanted)]
             if everything:
                 await self._tracing.unload()
+                await self._release()
                 await self._plane.detach_all()
                 log.warning(telemetry.DATAPLANE_REMOVED)
             return left

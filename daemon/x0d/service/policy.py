@@ -21,10 +21,12 @@ from x0d.service.policy_deny import DenyChanges
 from x0d.service.policy_force import enforce_deny, enforce_limits
 from x0d.service.policy_held import Held, Now, aside
 from x0d.service.policy_limits import LimitChanges, limit_instants, limit_rates
-from x0d.service.policy_state import FORCE_ALERT, STORE_ALERT, named
+from x0d.service.policy_state import COVER_ALERT, FORCE_ALERT, LOST_ALERT, STORE_ALERT, named
 
 EXPIRE_INTERVAL_S: Final = 1.0
 """Between two clearings: entries that expire close together go in one transaction."""
+CLOCK_LOOK_S: Final = 10.0
+"""While something expires, the wall clock is looked at so often: nobody tells when it is set."""
 RETRY_S: Final = 10.0
 """Between two tries to put in force what the kernel refused, or to write what the store refused."""
 
@@ -34,10 +36,10 @@ log = structlog.get_logger()
 class PolicyService(DenyChanges, LimitChanges):
     """Satisfies ``views_policy.PolicyView``."""
 
-    async def start(self, *, store_was_lost: bool = False) -> None:
+    async def start(self, *, store_is_new: bool = False) -> None:
         """Put in force what the store holds and has not expired; what was in force before keeps its hits.
 
-        With ``store_was_lost`` (its file was unreadable and is new) it is the other way round: what the
+        With ``store_is_new`` (there was no file, or it was unreadable) it is the other way round: what the
         kernel still holds is kept, and written down.  A kernel that refuses is an alert, and tried again.
 
         Raises:
@@ -46,7 +48,7 @@ class PolicyService(DenyChanges, LimitChanges):
         async with self._one_at_a_time:
             deny_in_kernel, limits_in_kernel = await self._read_kernel()
             now = Now.read(self._clock)
-            if store_was_lost:
+            if store_is_new and (deny_in_kernel or limits_in_kernel):
                 await self._write_down(deny_in_kernel, limits_in_kernel, now)
             entries, limits = await self._store.load()
             self._deny, deny_expired = await aside(
@@ -64,12 +66,9 @@ class PolicyService(DenyChanges, LimitChanges):
             )
             await self._forget(deny_expired, limits_expired)
             await self._enforce(deny_in_kernel, limits_in_kernel)
-        for held in (self._deny, self._limits):
-            if reasons := await self.guard.covered(held.entries):
-                log.warning(telemetry.POLICY_COVERS_PROTECTED, reasons=reasons)
 
     async def run(self) -> None:
-        """Clear away what has expired, and try again what was refused; for ever."""
+        """Clear away what has expired, try again what was refused, tell what covers too much; for ever."""
         while True:
             await self._wait()
             if not self._in_force:
@@ -77,6 +76,8 @@ class PolicyService(DenyChanges, LimitChanges):
             if self._store_differs:
                 await self._mend_store()
             stored = await self._expire()
+            if self._to_be_judged:
+                await self._judge_all()
             well = stored and self._in_force and not self._store_differs
             await asyncio.sleep(EXPIRE_INTERVAL_S if well else RETRY_S)
 
@@ -89,13 +90,14 @@ class PolicyService(DenyChanges, LimitChanges):
 
     async def _wait(self) -> None:
         """Wait until something is due; what changes meanwhile may be due earlier."""
-        while self._in_force and not self._store_differs:
-            due_ns = min(
-                (held.next_due_ns for held in (self._deny, self._limits) if held.next_due_ns is not None), default=None
-            )
-            wait_s = None if due_ns is None else (due_ns - self._clock.monotonic_ns()) / 1e9
+        while self._in_force and not self._store_differs and not self._to_be_judged:
+            now = Now.read(self._clock)
+            waits_ns = [self._deny.wait_ns(now), self._limits.wait_ns(now)]
+            wait_s = min((wait_ns / 1e9 for wait_ns in waits_ns if wait_ns is not None), default=None)
             if wait_s is not None and wait_s <= 0:
                 return
+            if wait_s is not None:
+                wait_s = min(wait_s, CLOCK_LOOK_S)
             self._changed.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -104,14 +106,15 @@ class PolicyService(DenyChanges, LimitChanges):
     async def _expire(self) -> bool:
         """Remove what is due from the store, then from the kernel, where it has ended by itself; False: not stored."""
         async with self._one_at_a_time:
-            now_ns = self._clock.monotonic_ns()
-            deny, limits = self._deny.expired(now_ns), self._limits.expired(now_ns)
+            now = Now.read(self._clock)
+            deny, limits = self._deny.expired(now), self._limits.expired(now)
             if not deny and not limits:
                 return True
             if not await self._forget(deny, limits):
                 return False
             self._deny.remove(deny)
             self._limits.remove(limits)
+            self._to_be_judged |= self._covers
             log.info(telemetry.POLICY_EXPIRED, deny=named(deny), limits=named(limits), entries=self.deny_count)
             try:
                 if deny:
@@ -150,6 +153,22 @@ class PolicyService(DenyChanges, LimitChanges):
                 return
             self._store_differs = False
             self._alerts.clear(STORE_ALERT)
+
+    # ---- what must stay reachable ----
+
+    async def _judge_all(self) -> None:
+        """Hold the lists against what is protected now: it may have come after them, and they may have been forced."""
+        self._to_be_judged = False
+        async with self._one_at_a_time:
+            deny = await self.guard.covered(self._deny.entries)
+            limits = await self.guard.covered(self._limits.entries)
+        self._covers = bool(deny or limits)
+        if not self._covers:
+            self._alerts.clear(COVER_ALERT)
+            return
+        parts = [f"{what}: {'; '.join(reasons)}" for what, reasons in (("deny", deny), ("limit", limits)) if reasons]
+        ways = [f"x0ctl {what} remove" for what, reasons in (("deny", deny), ("limit", limits)) if reasons]
+        self._alerts.raise_alert(COVER_ALERT, f"{'; '.join(parts)}; {' and '.join(ways)} takes an entry away")
 
     # ---- the kernel ----
 
@@ -194,7 +213,12 @@ class PolicyService(DenyChanges, LimitChanges):
     async def _write_down(
         self, deny: Mapping[PrefixKey, int], limits: Mapping[PackedPrefix, LimitRate], now: Now
     ) -> None:
-        """Make what the kernel holds the store's; comments are lost."""
+        """Make what the kernel holds the store's; comments are lost, and an alert says so."""
+        self._alerts.raise_alert(
+            LOST_ALERT,
+            f"policy.db was lost while the kernel held {len(deny):,} deny-list entries and {len(limits):,} limits: "
+            "they are kept, without their comments; x0ctl deny list and x0ctl limit list show them",
+        )
         terms = {prefix: Terms(now.expires_unix_ms(due_ns)) for prefix, due_ns in deny.items()}
         await self._store.replace_deny(terms)
         for prefix, rate in limits.items():

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import structlog
 
 from x0d import telemetry
-from x0d.errors import Busy
+from x0d.errors import Busy, InvalidInput
 from x0d.policy.denyfile import DenyFileReader
 from x0d.policy.model import DenyEntry, PackedPrefix, PrefixKey, Terms, clean_comment
 from x0d.service.policy_held import DenyEntries, DenyRows, Held, Now, aside
@@ -23,7 +23,7 @@ class DenyChanges(PolicyState):
     async def list_deny(self, match: PackedPrefix | None) -> Sequence[DenyRow]:
         """Entries that cover ``match`` or lie in it, by prefix; None: all.  Raises KernelRefused."""
         hits = await self._plane.deny_hits()
-        expired = frozenset(self._deny.expired(self._clock.monotonic_ns()))
+        expired = frozenset(self._deny.expired(Now.read(self._clock)))
         entries = self._deny.entries.copy()
         prefixes = await aside(len(entries), _in_order, list(entries), expired, match)
         return DenyRows(prefixes, entries, hits)
@@ -39,7 +39,8 @@ class DenyChanges(PolicyState):
     ) -> tuple[Sequence[DenyEntry], Sequence[str]]:
         """Add entries, or change expiry and comment of those that are there: they keep their hits.
 
-        Answers the entries and what was forced.  Raises as ``PolicyView.add_deny``; then nothing has changed.
+        Answers the entries and warnings: what was forced, and where they have no effect now.  Raises as
+        ``PolicyView.add_deny``; then nothing has changed.
         """
         prefixes = tuple(dict.fromkeys(prefixes))
         check_duration(duration_s)
@@ -49,6 +50,7 @@ class DenyChanges(PolicyState):
             fresh = [prefix for prefix in prefixes if prefix not in former]
             check_room(len(before) + len(fresh), self._deny_entries_max)
             warnings = await self.guard.judge(prefixes, force=force, caller_addresses=caller_addresses)
+            self._to_be_judged |= bool(warnings)
             now = Now.read(self._clock)
             expires_unix_ms = now.unix_ms + duration_s * 1000 if duration_s else 0
             terms = dict.fromkeys(prefixes, Terms(expires_unix_ms, clean_comment(comment)))
@@ -58,11 +60,11 @@ class DenyChanges(PolicyState):
                 await self._store.delete_deny(fresh)
                 await self._store.save_deny(DenyEntries(former))
 
-            await self._store.save_deny(DenyEntries(terms))
+            await self._in_store(self._store.save_deny(DenyEntries(terms)))
             await self._in_kernel_too(self._plane.put_deny(dict.fromkeys(prefixes, due_ns)), undo)
             self._deny.put(terms, now)
             self._tell(telemetry.DENY_CHANGED, fresh, former, (), self._deny, duration_s=duration_s, forced=warnings)
-        return tuple(DenyEntries(terms)), warnings
+        return tuple(DenyEntries(terms)), (*warnings, *self._unenforced("deny"))
 
     async def remove_deny(self, prefixes: Sequence[PrefixKey]) -> Removed:
         """Remove entries; those that are not there are answered.
@@ -73,7 +75,7 @@ class DenyChanges(PolicyState):
         """
         async with self._one_at_a_time:
             former = those_there(prefixes, self._deny.entries, "entry of the deny-list")
-            await self._store.delete_deny(former)
+            await self._in_store(self._store.delete_deny(former))
             await self._in_kernel_too(
                 self._plane.delete_deny(former), lambda: self._store.save_deny(DenyEntries(former))
             )
@@ -108,8 +110,12 @@ class DenyChanges(PolicyState):
         entries = reader.finish()
         check_room(len(entries), self._deny_entries_max)
         async with self._one_at_a_time:
-            warnings = await self.guard.judge(entries, force=force, caller_addresses=caller_addresses)
             former = self._deny
+            if former.entries and not entries and not force:
+                lost = f"all {len(former.entries):,} entries" if len(former.entries) > 1 else "the only entry"
+                raise InvalidInput(f"the file has no entry: this would remove {lost}; --force does it all the same")
+            warnings = await self.guard.judge(entries, force=force, caller_addresses=caller_addresses)
+            self._to_be_judged |= bool(warnings)
             kept = await aside(len(entries), _count_kept, entries, former.entries)
             added, removed = len(entries) - kept, len(former.entries) - kept
             if not dry_run:
@@ -125,6 +131,7 @@ class DenyChanges(PolicyState):
                 telemetry.DENY_LOADED, name=name, entries_before=len(former.entries), entries=len(entries), added=added,
                 removed=removed, duplicates=reader.duplicates, dry_run=dry_run, forced=warnings, took_ms=round(took_ms),
             )  # fmt: skip
+        warnings = (*warnings, *self._unenforced("deny"))
         return Loaded(len(entries), added, removed, reader.duplicates, warnings, took_ms)
 
     async def _store_beside_building(
@@ -137,7 +144,7 @@ class DenyChanges(PolicyState):
         """
         building = asyncio.gather(self._plane.prepare_deny(instants), return_exceptions=True)
         try:
-            await self._store.replace_deny(entries)
+            await self._in_store(self._store.replace_deny(entries))
         except BaseException:  # whatever ends it, a cancel too; it goes on
             await building
             await self._plane.abandon_deny()

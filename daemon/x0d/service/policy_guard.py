@@ -10,6 +10,8 @@ from x0d.policy.model import PrefixKey, pack, shown
 from x0d.service.policy_held import aside
 
 CALLER_ADDRESSES_MAX: Final = 16
+COVERED_TOLD_MAX: Final = 5
+"""Sentences about a list in an alert."""
 
 
 class LockOutGuard:
@@ -40,8 +42,8 @@ class LockOutGuard:
         return reasons
 
     async def covered(self, prefixes: Collection[PrefixKey]) -> tuple[str, ...]:
-        """What these cover, however it came to be."""
-        return await aside(len(prefixes), lock_outs, prefixes, tuple(self._protected()))
+        """What these cover, however it came to be.  ``prefixes`` must not change meanwhile."""
+        return await aside(len(prefixes), lock_outs, prefixes, tuple(self._protected()), COVERED_TOLD_MAX)
 
 
 def _callers(texts: Sequence[str]) -> list[Protected]:

@@ -2,8 +2,12 @@
 
 On disk an expiry is a wall-clock instant, in the kernel one of CLOCK_MONOTONIC.  It is converted once,
 when the entry is added or when the daemon starts; after that the monotonic instant counts, so setting
-the clock neither lengthens nor shortens what runs.  Across a restart the earlier of the two instants
-counts: the file's and the one that the kernel still has.
+the clock does not lengthen what runs.  Across a restart the earlier of the two instants counts: the
+file's and the one that the kernel still has.
+
+After a boot the wall clock may be wrong until it is set, and the conversion with it.  So an entry that
+was read from the file is over when either clock says so.  One that was added since has been timed by
+the monotonic clock from its beginning, and the wall clock has no say in it.
 """
 
 import asyncio
@@ -73,14 +77,18 @@ class Held(Generic[Entry]):
     entries: dict[PrefixKey, Entry] = field(default_factory=dict)
     due: dict[PrefixKey, int] = field(default_factory=dict)
     """Nanoseconds, never 0."""
-    next_due_ns: int | None = None
-    """The earliest instant in ``due``."""
+    until_unix_ms: dict[PrefixKey, int] = field(default_factory=dict)
+    """Wall-clock instants that count beside ``due``: of entries that were read from the file."""
+    _next_due_ns: int | None = None
+    _next_unix_ms: int | None = None
 
     @classmethod
     def from_entries(cls, entries: dict[PrefixKey, Entry], now: Now) -> "Held[Entry]":
         """Take a whole list as it was just given."""
         due = {prefix: now.due_ns(entry.expires_unix_ms) for prefix, entry in entries.items() if entry.expires_unix_ms}
-        return cls(entries, due, min(due.values(), default=None))
+        held = cls(entries, due)
+        held._note_next()
+        return held
 
     @classmethod
     def from_store(
@@ -97,36 +105,56 @@ class Held(Generic[Entry]):
             held.entries[prefix] = entry
             if due_ns:
                 held.due[prefix] = due_ns
-        held.next_due_ns = min(held.due.values(), default=None)
+                held.until_unix_ms[prefix] = entry.expires_unix_ms
+        held._note_next()
         return held, expired
 
     def put(self, entries: Mapping[PrefixKey, Entry], now: Now) -> None:
         """Add or replace some."""
         for prefix, entry in entries.items():
             self.entries[prefix] = entry
-            self.due.pop(prefix, None)
+            self._forget_due(prefix)
             if entry.expires_unix_ms:
                 self.due[prefix] = now.due_ns(entry.expires_unix_ms)
-        self.next_due_ns = min(self.due.values(), default=None)
+        self._note_next()
 
     def remove(self, prefixes: Iterable[PrefixKey]) -> None:
         """Forget some."""
         for prefix in prefixes:
             self.entries.pop(prefix, None)
-            self.due.pop(prefix, None)
-        self.next_due_ns = min(self.due.values(), default=None)
+            self._forget_due(prefix)
+        self._note_next()
 
-    def expired(self, at_ns: int) -> list[PrefixKey]:
-        """Give those that are due."""
-        if self.next_due_ns is None or self.next_due_ns > at_ns:
+    def expired(self, now: Now) -> list[PrefixKey]:
+        """Give those that are due by either clock."""
+        if (wait_ns := self.wait_ns(now)) is None or wait_ns > 0:
             return []
-        return [prefix for prefix, due_ns in self.due.items() if due_ns <= at_ns]
+        over = {prefix: None for prefix, due_ns in self.due.items() if due_ns <= now.at_ns}
+        over.update((prefix, None) for prefix, until in self.until_unix_ms.items() if until <= now.unix_ms)
+        return list(over)
+
+    def wait_ns(self, now: Now) -> int | None:
+        """How long until something is due, if nobody sets the wall clock; None if nothing expires."""
+        waits = []
+        if self._next_due_ns is not None:
+            waits.append(self._next_due_ns - now.at_ns)
+        if self._next_unix_ms is not None:
+            waits.append((self._next_unix_ms - now.unix_ms) * MS_NS)
+        return min(waits, default=None)
 
     def instants(self) -> dict[PrefixKey, int]:
         """Prefix to monotonic expiry, 0 for never: what the kernel is to have."""
         instants = dict.fromkeys(self.entries, 0)
         instants.update(self.due)
         return instants
+
+    def _forget_due(self, prefix: PrefixKey) -> None:
+        self.due.pop(prefix, None)
+        self.until_unix_ms.pop(prefix, None)
+
+    def _note_next(self) -> None:
+        self._next_due_ns = min(self.due.values(), default=None)
+        self._next_unix_ms = min(self.until_unix_ms.values(), default=None)
 
 
 class DenyEntries(Collection[DenyEntry]):

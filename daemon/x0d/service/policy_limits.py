@@ -21,7 +21,7 @@ class LimitChanges(PolicyState):
     async def list_limits(self) -> Sequence[LimitRow]:
         """Every limit, by prefix.  Raises KernelRefused."""
         hits = await self._plane.limit_hits()
-        expired = frozenset(self._limits.expired(self._clock.monotonic_ns()))
+        expired = frozenset(self._limits.expired(Now.read(self._clock)))
         rows = [
             LimitRow(limit, hits.get(limit.prefix, 0))
             for prefix, limit in self._limits.entries.items()
@@ -42,7 +42,8 @@ class LimitChanges(PolicyState):
     ) -> tuple[Limit, Sequence[str]]:
         """Add a limit, or change the one that is there: it keeps its hits.  ``burst`` 0: a tenth of a second's.
 
-        Answers the limit and what was forced.  Raises as ``PolicyView.add_limit``; then nothing has changed.
+        Answers the limit and warnings: what was forced, and where it has no effect now.  Raises as
+        ``PolicyView.add_limit``; then nothing has changed.
         """
         _check_rate(rate_pps, burst)
         check_duration(duration_s)
@@ -51,6 +52,7 @@ class LimitChanges(PolicyState):
             if former is None and self.limit_count >= LIMITS_MAX:
                 raise TooMany(f"there are {LIMITS_MAX:,} limits already; remove some, or limit a wider prefix")
             warnings = await self.guard.judge([prefix], force=force, caller_addresses=caller_addresses)
+            self._to_be_judged |= bool(warnings)
             now = Now.read(self._clock)
             expires_unix_ms = now.unix_ms + duration_s * 1000 if duration_s else 0
             burst = burst or min(max(BURST_MIN, rate_pps // 10), BURST_MAX)
@@ -64,7 +66,7 @@ class LimitChanges(PolicyState):
                 else:
                     await self._store.save_limit(former)
 
-            await self._store.save_limit(limit)
+            await self._in_store(self._store.save_limit(limit))
             await self._in_kernel_too(self._plane.replace_limits(rates), undo)
             self._limits.put({prefix: limit}, now)
             fresh, changed = ([], [prefix]) if former else ([prefix], [])
@@ -72,7 +74,7 @@ class LimitChanges(PolicyState):
                 telemetry.LIMITS_CHANGED, fresh, changed, (), self._limits, rate_pps=rate_pps, burst=burst,
                 duration_s=duration_s, forced=warnings,
             )  # fmt: skip
-        return limit, warnings
+        return limit, (*warnings, *self._unenforced("limit"))
 
     async def remove_limits(self, prefixes: Sequence[PackedPrefix]) -> Removed:
         """Remove limits; those that are not there are answered.
@@ -89,7 +91,7 @@ class LimitChanges(PolicyState):
                 for limit in former.values():
                     await self._store.save_limit(limit)
 
-            await self._store.delete_limits(former)
+            await self._in_store(self._store.delete_limits(former))
             await self._in_kernel_too(self._plane.replace_limits(rates), undo)
             self._limits.remove(former)
             self._tell(telemetry.LIMITS_CHANGED, (), (), former, self._limits)

@@ -26,6 +26,8 @@ NAMED_MAX: Final = 5
 """Prefixes named in a log line or an error."""
 STORE_ALERT: Final = "policy_store"
 FORCE_ALERT: Final = "policy_not_in_force"
+COVER_ALERT: Final = "lists_cover_protected"
+LOST_ALERT: Final = "policy_store_lost"
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -42,12 +44,15 @@ class PolicyState:
         clock: Clock,
         alerts: Alerts,
         protected: Callable[[], Sequence[Protected]],
+        shortfall: Callable[[str], str],
         deny_entries_max: int,
     ) -> None:
+        """``shortfall``: as ``ports.DataPlane`` tells it of the stages ``deny`` and ``limit``."""
         self._plane = plane
         self._store = store
         self._clock = clock
         self._alerts = alerts
+        self._shortfall = shortfall
         self._deny_entries_max = deny_entries_max
         self.guard = LockOutGuard(protected)
         """Counts what was refused and what was forced."""
@@ -60,6 +65,10 @@ class PolicyState:
         """Whether the kernel has taken what is held."""
         self._store_differs = False
         """Whether the store holds a change that the kernel refused."""
+        self._to_be_judged = True
+        """Whether the lists are to be held against what is protected: it has changed, or they have."""
+        self._covers = False
+        """Whether they covered something protected the last time."""
 
     @property
     def deny_count(self) -> int:
@@ -70,6 +79,30 @@ class PolicyState:
     def limit_count(self) -> int:
         """Limits."""
         return len(self._limits.entries)
+
+    def protected_changed(self) -> None:
+        """Hold the lists against what is protected now; what they cover is an alert."""
+        self._to_be_judged = True
+        self._changed.set()
+
+    def _unenforced(self, stage: str) -> tuple[str, ...]:
+        """Say it if what was changed has no effect now, or not everywhere."""
+        why = self._shortfall(stage)
+        return (f"kept, but it does not hold everywhere now: {why}",) if why else ()
+
+    async def _in_store(self, change: Awaitable[None]) -> None:
+        """Write a change to the store; a store that refuses is an alert until it takes something.
+
+        Raises:
+            StorageFailed: nothing has changed.
+        """
+        try:
+            await change
+        except StorageFailed as failure:
+            self._alerts.raise_alert(STORE_ALERT, f"a change was refused: {failure}; free space in node.state_dir")
+            raise
+        if not self._store_differs:
+            self._alerts.clear(STORE_ALERT)
 
     async def _in_kernel_too(self, change: Awaitable[None], undo: Callable[[], Awaitable[None]]) -> None:
         """Put into the kernel what the store has, or take it out of the store again.  Raises what the kernel refuses.
@@ -89,6 +122,7 @@ class PolicyState:
                 self._store_differs = True
                 self._changed.set()
             raise
+        self._to_be_judged |= self._covers
         self._changed.set()
 
     def _tell(

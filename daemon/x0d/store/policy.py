@@ -62,8 +62,11 @@ SAVE_LIMIT: Final = (
     " burst = excluded.burst, expires_unix_ms = excluded.expires_unix_ms, comment = excluded.comment"
 )
 
-COMMENT: Final = f"CAST(substr(comment, 1, {COMMENT_CHARACTERS_MAX}) AS BLOB)"
-"""As bytes: what is no UTF-8 would otherwise end the reading of all rows; cut, however long it is."""
+SELECT_DENY: Final = "SELECT prefix, expires_unix_ms, CAST(substr(comment, 1, ?) AS BLOB) FROM deny"
+"""Comments as bytes, because one that is no UTF-8 would end the reading of all rows; cut, however long they are."""
+SELECT_LIMITS: Final = (
+    "SELECT prefix, rate_pps, burst, expires_unix_ms, CAST(substr(comment, 1, ?) AS BLOB) FROM limits"
+)
 
 _LENGTHS = tuple(bytes((length,)) for length in range(129))
 
@@ -122,14 +125,14 @@ class PolicyDatabase:
 
     def _load(self, connection: sqlite3.Connection) -> tuple[Sequence[DenyEntry], Sequence[Limit]]:
         deny, limits = [], []
-        rows = connection.execute(f"SELECT prefix, expires_unix_ms, {COMMENT} FROM deny")
+        rows = connection.execute(SELECT_DENY, (COMMENT_CHARACTERS_MAX,))
         for key, expires_unix_ms, comment in rows:
             prefix = _read_key(key)
             if prefix is None or not 0 <= expires_unix_ms <= EXPIRES_UNIX_MS_MAX:
                 self._unreadable += 1
             else:
                 deny.append(DenyEntry(prefix, expires_unix_ms, _read_comment(comment)))
-        rows = connection.execute(f"SELECT prefix, rate_pps, burst, expires_unix_ms, {COMMENT} FROM limits")
+        rows = connection.execute(SELECT_LIMITS, (COMMENT_CHARACTERS_MAX,))
         for key, rate_pps, burst, expires_unix_ms, comment in rows:
             prefix = _read_key(key)
             in_range = 1 <= rate_pps <= RATE_PPS_MAX and 1 <= burst <= BURST_MAX
