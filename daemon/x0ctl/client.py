@@ -123,7 +123,7 @@ _NEXT_STEP: Final = {
     "starting": "try again in a moment; x0ctl status shows the step under way",
     "unknown": "x0ctl incident list shows the ids",
     "ConfigInvalid": "nothing was changed; mend the file and reload again",
-    "StorageFailed": "see the alerts of x0ctl status; the mesh goes on without its records",
+    "StorageFailed": "is the disk of node.state_dir full or read-only? x0ctl status shows alerts; nothing was changed",
     "streams": "end another x0ctl watch first",
     "method": "the daemon is older than this x0ctl",
     "Busy": "try again when that has ended",

@@ -95,7 +95,6 @@ POLICY_EXPIRED = "policy_expired"
 POLICY_RESTORED = "policy_restored"
 POLICY_REFUSED = "policy_refused"
 POLICY_UNDO_FAILED = "policy_undo_failed"
-POLICY_COVERS_PROTECTED = "policy_covers_protected"
 
 HEAL_STEPS = ("detect", "decide", "act", "verify")
 ACTION_KINDS = ("install_routes", "set_link_cost")

@@ -134,7 +134,8 @@ def test_refusing_store_keeps_the_kernel_as_it_is() -> None:
         with pytest.raises(StorageFailed):
             await world.load("10.1.0.3\n")
         assert calls == world.plane.calls
-        assert ("policy_store: a change was refused: disk full; free space in node.state_dir",) == world.alerts.texts()
+        told = ("policy_store: a change was refused: disk full; is the disk of node.state_dir full or read-only?",)
+        assert told == world.alerts.texts()
         world.store.broken = ""
         await world.holds_everywhere("10.1.0.1")
         await world.deny("10.1.0.2")

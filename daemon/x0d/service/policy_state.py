@@ -99,7 +99,9 @@ class PolicyState:
         try:
             await change
         except StorageFailed as failure:
-            self._alerts.raise_alert(STORE_ALERT, f"a change was refused: {failure}; free space in node.state_dir")
+            self._alerts.raise_alert(
+                STORE_ALERT, f"a change was refused: {failure}; is the disk of node.state_dir full or read-only?"
+            )
             raise
         if not self._store_differs:
             self._alerts.clear(STORE_ALERT)
