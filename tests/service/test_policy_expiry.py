@@ -148,6 +148,7 @@ def test_clock_that_is_set_after_the_start_ends_entries() -> None:
         world.clock.step_ms = 0
         await passes(299)
         await world.holds_everywhere("10.1.0.1")
+        assert world.clock.unix_ms() + 1000 == (await world.service.list_deny(None))[0].entry.expires_unix_ms
         assert 1 == len(await world.service.list_limits())
         await passes(12)
         task.cancel()
@@ -158,7 +159,7 @@ def test_clock_that_is_set_after_the_start_ends_entries() -> None:
 
 
 def test_entries_added_by_a_wrong_clock_have_their_time() -> None:
-    """What was added or loaded while the wall clock was an hour back ends after its duration all the same."""
+    """What was added or loaded while the wall clock was an hour back ends after its duration, and that is shown."""
 
     async def scenario(world: World) -> None:
         await world.deny("10.1.0.9")
@@ -166,11 +167,26 @@ def test_entries_added_by_a_wrong_clock_have_their_time() -> None:
         await world.load("10.1.0.1 for=10m\n10.1.0.3\n")
         await world.deny("10.1.0.2", for_s=600)
         await passes(5)
+        await world.limit("10.2.0.0/16", for_s=600)
         world.clock.step_ms = 0
-        await passes(590)
+        world.store.broken = "disk full"
+        await passes(12)
+        assert (STORE_ALERT,) == world.alerts.names()
+        world.store.broken = ""
+        await passes(12)
+        until_ms = world.clock.unix_ms() + 571_000
+        rows = await world.service.list_deny(None)
+        shown = [row.entry.expires_unix_ms for row in rows] + [
+            row.limit.expires_unix_ms for row in await world.service.list_limits()
+        ]
+        assert [until_ms, until_ms, 0, until_ms + 5_000] == shown
+        assert {row.entry for row in rows} == set(world.store.deny.values())
+        assert shown[-1:] == [limit.expires_unix_ms for limit in world.store.limits.values()]
+        await passes(566)
         await world.holds_everywhere("10.1.0.1", "10.1.0.2", "10.1.0.3")
         await passes(7)
         await world.holds_everywhere("10.1.0.3")
+        assert () == world.alerts.names()
 
     play(scenario)
 

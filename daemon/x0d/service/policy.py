@@ -9,6 +9,7 @@ what the kernel refused.
 import asyncio
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -19,7 +20,7 @@ from x0d.policy.model import Limit, PackedPrefix, PrefixKey, Terms
 from x0d.ports import LimitRate
 from x0d.service.policy_deny import DenyChanges
 from x0d.service.policy_force import enforce_deny, enforce_limits
-from x0d.service.policy_held import Held, Now, aside
+from x0d.service.policy_held import MS_NS, SLACK_NS, DenyEntries, Held, Now, aside
 from x0d.service.policy_limits import LimitChanges, limit_instants, limit_rates
 from x0d.service.policy_state import COVER_ALERT, FORCE_ALERT, LOST_ALERT, STORE_ALERT, named
 
@@ -75,7 +76,7 @@ class PolicyService(DenyChanges, LimitChanges):
                 await self.restore()
             if self._store_differs:
                 await self._mend_store()
-            stored = await self._expire()
+            stored = await self._follow_clock() and await self._expire()
             if self._to_be_judged:
                 await self._judge_all()
             well = stored and self._in_force and not self._store_differs
@@ -92,6 +93,8 @@ class PolicyService(DenyChanges, LimitChanges):
         """Wait until something is due; what changes meanwhile may be due earlier."""
         while self._in_force and not self._store_differs and not self._to_be_judged:
             now = Now.read(self._clock)
+            if self._is_set(now):
+                return
             waits_ns = [self._deny.wait_ns(now), self._limits.wait_ns(now)]
             wait_s = min((wait_ns / 1e9 for wait_ns in waits_ns if wait_ns is not None), default=None)
             if wait_s is not None and wait_s <= 0:
@@ -123,6 +126,37 @@ class PolicyService(DenyChanges, LimitChanges):
                     await self._plane.replace_limits(limit_rates(self._limits))
             except X0dError as refusal:
                 self._not_in_force(refusal)
+        return True
+
+    def _is_set(self, now: Now) -> bool:
+        return abs(now.offset_ms - self._offset_ms) > SLACK_NS // MS_NS
+
+    async def _follow_clock(self) -> bool:
+        """After the wall clock was set, write down when the entries that were added before that end by it now.
+
+        False: the store refuses, which is an alert.
+        """
+        async with self._one_at_a_time:
+            now = Now.read(self._clock)
+            if not self._is_set(now):
+                return True
+            untils = await aside(len(self._deny.due), self._deny.timed_here, now)
+            terms = {prefix: Terms(until, self._deny.entries[prefix].comment) for prefix, until in untils.items()}
+            untils = self._limits.timed_here(now)
+            limits = {
+                prefix: replace(self._limits.entries[prefix], expires_unix_ms=until) for prefix, until in untils.items()
+            }
+            try:
+                if terms:
+                    await self._store.save_deny(DenyEntries(terms))
+                for limit in limits.values():
+                    await self._store.save_limit(limit)
+            except StorageFailed as failure:
+                self._alerts.raise_alert(STORE_ALERT, f"expiries after the clock was set are not in it: {failure}")
+                return False
+            self._deny.entries.update(terms)
+            self._limits.entries.update(limits)
+            self._offset_ms = now.offset_ms
         return True
 
     async def _forget(self, deny: Collection[PrefixKey], limits: Collection[PrefixKey]) -> bool:

@@ -7,7 +7,8 @@ file's and the one that the kernel still has.
 
 After a boot the wall clock may be wrong until it is set, and the conversion with it.  So an entry that
 was read from the file is over when either clock says so.  One that was added since has been timed by
-the monotonic clock from its beginning, and the wall clock has no say in it.
+the monotonic clock from its beginning, and the wall clock has no say in it; when that is set, the
+instant on disk follows.
 """
 
 import asyncio
@@ -58,6 +59,11 @@ class Now:
     def read(cls, clock: Clock) -> "Now":
         """Read both clocks."""
         return cls(clock.unix_ms(), clock.monotonic_ns())
+
+    @property
+    def offset_ms(self) -> int:
+        """How far the clocks are apart: changes by much only when the wall clock is set."""
+        return self.unix_ms - self.at_ns // MS_NS
 
     def due_ns(self, expires_unix_ms: int) -> int:
         """The monotonic instant of a wall-clock one; 0 for 0, which is never."""
@@ -141,6 +147,13 @@ class Held(Generic[Entry]):
         if self._next_unix_ms is not None:
             waits.append((self._next_unix_ms - now.unix_ms) * MS_NS)
         return min(waits, default=None)
+
+    def timed_here(self, now: Now) -> dict[PrefixKey, int]:
+        """Prefix to the wall-clock instant, as of now, of what only the monotonic clock ends."""
+        return {
+            prefix: now.expires_unix_ms(due_ns) for prefix, due_ns in self.due.items()
+            if prefix not in self.until_unix_ms
+        }  # fmt: skip
 
     def instants(self) -> dict[PrefixKey, int]:
         """Prefix to monotonic expiry, 0 for never: what the kernel is to have."""

@@ -19,7 +19,7 @@ from x0d.policy.model import Limit, PackedPrefix, PrefixKey, Terms
 from x0d.ports import Clock, PolicyPlane, PolicyStore
 from x0d.service.alerts import Alerts
 from x0d.service.policy_guard import LockOutGuard
-from x0d.service.policy_held import Held
+from x0d.service.policy_held import Held, Now
 from x0d.service.views_policy import Removed
 
 NAMED_MAX: Final = 5
@@ -67,6 +67,8 @@ class PolicyState:
         """Whether the store holds a change that the kernel refused."""
         self._to_be_judged = True
         """Whether the lists are to be held against what is protected: it has changed, or they have."""
+        self._offset_ms = Now.read(clock).offset_ms
+        """How far the clocks were apart when the instants on disk were made."""
         self._covers = False
         """Whether they covered something protected the last time."""
 
