@@ -219,6 +219,7 @@ def test_everything_is_removed(world: PlaneWorld) -> None:
         retired = world.directory / "layout-1"
         retired.mkdir()
         bpf.pin(plane.map_fds["x0d_config"], retired / "x0d_counters")
+        (world.directory / "somebody" / "elses").mkdir(parents=True)
         world.world.wait(plane.detach_all)
         assert XdpHook("", 0) == world.hook(index)
         assert [] == list(world.bpffs_dir.iterdir())

@@ -234,3 +234,21 @@ def test_deadline_of_the_client() -> None:
         await until(lambda: lab.policy.abandoned == 1)
 
     in_lab(scene)
+
+
+def test_bytes_that_are_no_message() -> None:
+    """Whoever sends them is told so, in one call or in a stream, and nothing has changed."""
+
+    async def scene(lab: Lab, channel: aio.Channel) -> None:
+        raw: Any = channel  # bytes in place of messages
+        service = "/x0d.v1.DataplaneService/"
+        whole = raw.unary_unary(service + "AddDeny")(b"\xff\xff")
+        streamed = raw.unary_stream(service + "WatchTop")(b"\xff\xff")
+        parts = raw.stream_stream(service + "LoadDeny")()
+        await parts.write(b"\xff\xff")
+        for call in (whole, streamed, parts):
+            assert StatusCode.INVALID_ARGUMENT == await call.code()
+            assert "not the message" in await call.details()
+        assert OLD == lab.policy.deny
+
+    in_lab(scene)

@@ -204,6 +204,11 @@ def remove_namespace(directory: Path) -> None:
     """
     for _ifindex, hook in list(hooks(directory)):
         remove_hook(hook)
+    _remove_files(directory)
+
+
+def _remove_files(directory: Path) -> None:
+    """Remove a directory and all below it: it is ours, whatever somebody else has put there."""
     if not directory.is_dir():
         return
     for path in list(directory.iterdir()):
@@ -211,12 +216,4 @@ def remove_namespace(directory: Path) -> None:
             _remove_files(path)
         else:
             path.unlink()
-    directory.rmdir()
-
-
-def _remove_files(directory: Path) -> None:
-    if not directory.is_dir():
-        return
-    for path in list(directory.iterdir()):
-        path.unlink()
     directory.rmdir()

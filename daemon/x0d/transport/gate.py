@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
 from x0d.errors import (
@@ -113,6 +114,35 @@ async def _refuse_for(context: "_Context", error: X0dError) -> NoReturn:
     await refuse(context, status_of(error), type(error).__name__, details_of(error))
 
 
+class _Unreadable:
+    """Stands for bytes that are no message, until the caller is known and can be told."""
+
+
+def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """Left to itself gRPC answers UNKNOWN, and writes a traceback for every such call."""
+    if decode is None:
+        return None
+
+    def read(raw: bytes) -> Any:  # noqa: ANN401 - any message
+        try:
+            return decode(raw)
+        except DecodeError:
+            return _Unreadable()
+
+    return read
+
+
+def _readable(request: Any) -> Any:  # noqa: ANN401 - any message
+    if isinstance(request, _Unreadable):
+        raise InvalidInput("the request's bytes are not the message that this method takes")
+    return request
+
+
+async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
+
+
 class Gate(aio.ServerInterceptor):
     """Interceptor of every method, unknown ones too.
 
@@ -140,7 +170,7 @@ class Gate(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return self._unknown(method)
-        codec = (handler.request_deserializer, handler.response_serializer)
+        codec = (_tolerant(handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary is not None:
             return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
         if handler.unary_stream is not None:
@@ -175,7 +205,7 @@ class Gate(aio.ServerInterceptor):
             limit_s = UNARY_S_DEFAULT if remaining is None else min(remaining, UNARY_S_MAX)
             try:
                 async with asyncio.timeout(limit_s) as deadline:
-                    return await behaviour(request, context)
+                    return await behaviour(_readable(request), context)
             except TimeoutError:
                 if not deadline.expired():
                     raise
@@ -188,6 +218,7 @@ class Gate(aio.ServerInterceptor):
     def _stream(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[None]]":
         async def call(request: Any, context: "_Context") -> None:  # noqa: ANN401 - a message or an iterator
             async with self._streaming(method, context):
+                request = _all_readable(request) if hasattr(request, "__aiter__") else _readable(request)
                 if not inspect.isasyncgenfunction(behaviour):
                     await behaviour(request, context)
                     return
@@ -201,7 +232,7 @@ class Gate(aio.ServerInterceptor):
     def _gather(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[Any]]":
         async def call(requests: Any, context: "_Context") -> Any:  # noqa: ANN401 - any iterator and message
             async with self._streaming(method, context):
-                return await behaviour(requests, context)
+                return await behaviour(_all_readable(requests), context)
 
         return call
 
