@@ -7,10 +7,12 @@ in one thread of this object's own, one operation after the other.
 
 import asyncio
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+import struct
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +30,9 @@ from x0d.ports.policy import LimitRate, Source
 
 T = TypeVar("T")
 _ADDRESS_BYTES = 16
+_ADDRESS_PARTS = struct.Struct("12s4s")  # the first twelve bytes tell an IPv4 address
+_make_source: Callable[[Iterable[object]], Source] = partial(tuple.__new__, Source)
+"""As ``Source._make``, which looks at every length first and takes twice as long."""
 _MAPS = frozenset(
     {
         "x0d_policy",
@@ -193,11 +198,10 @@ class KernelPolicy:
 
 def _read_sources(tables: _Tables) -> Sequence[Source]:
     count = tables.sources.read(tables.sources_fd)
-    keys, values = bytes(tables.sources.keys), tables.sources.values.cast("Q").tolist()
-    addresses = [keys[at : at + _ADDRESS_BYTES] for at in range(0, count * _ADDRESS_BYTES, _ADDRESS_BYTES)]
-    shown = [address[12:] if address.startswith(IPV4_MAPPED) else address for address in addresses]
-    words = SOURCE.size // 8
-    return list(map(Source, shown, values[2::words], values[3::words], values[4::words]))
+    keys = memoryview(tables.sources.keys)[: count * _ADDRESS_BYTES]
+    values, words = tables.sources.values.cast("Q").tolist(), SOURCE.size // 8
+    shown = [tail if head == IPV4_MAPPED else head + tail for head, tail in _ADDRESS_PARTS.iter_unpack(keys)]
+    return list(map(_make_source, zip(shown, values[2::words], values[3::words], values[4::words], strict=False)))
 
 
 def _log_refusal(sweep: "Future[None]") -> None:
