@@ -94,7 +94,7 @@ class LoadedPlane:
         self._refused: dict[bool, KernelRefused] = {}
         try:
             self._open()
-        except BaseException:
+        except BaseException:  # whatever ends the opening leaves no descriptor; it goes on
             self.close()
             raise
 
@@ -251,7 +251,7 @@ class LoadedPlane:
             try:
                 self.maps.adopt(made, self._config())
                 program = describe_program(name, loaded.fd)
-            except BaseException:
+            except BaseException:  # as above
                 os.close(loaded.fd)
                 os.close(own_array_fd)
                 raise
