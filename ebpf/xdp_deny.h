@@ -3,8 +3,9 @@
  * The deny stage: drops what comes from an address on the deny-list.
  *
  * A bitmap over the beginnings of addresses rules most sources out.  It is 128 KiB for each family, of
- * which the cache keeps what the sources of the moment need.  Then the exact addresses are asked, then the prefixes.  The longest prefix
- * hides broader ones, so an entry carries until when a broader one denies the same addresses.
+ * which the cache keeps what the sources of the moment need.  Then the exact addresses are asked, then
+ * the prefixes.  The longest prefix hides broader ones, so an entry carries until when a broader one
+ * denies the same addresses.
  * Floor: 5.10, for inner maps of another size than their template.
  */
 #ifndef XDP_DENY_H
