@@ -26,6 +26,36 @@ class WrongSender(InvalidInput):
         super().__init__(f"datagram of node {sender} where {expected} is configured")
 
 
+class IdentityRefused(X0dError):
+    """A certificate, chain or handshake that proves nobody, or somebody else than was asked for."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        """A word of ``identity.model.Reason``."""
+        super().__init__(detail)
+
+
+class DatagramRefused(InvalidInput):
+    """A mesh datagram without a valid MAC; ``reason`` is a word for metrics."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        self.reason = reason
+        """A word of ``identity.seal.Refusal``."""
+        super().__init__(detail)
+
+
+class NoIdentity(X0dError):
+    """This node has no SVID that it could show; says what to do."""
+
+
+class PeerUnreachable(X0dError):
+    """A peer did not answer, or ended the connection."""
+
+
+class TokenRefused(X0dError):
+    """A join token that is spent, expired, unknown, or for something else."""
+
+
 @dataclass(frozen=True, slots=True)
 class ConfigProblem:
     """One thing wrong with a configuration file."""

@@ -52,6 +52,14 @@ MESH_DATAGRAMS_REFUSED = "x0d_mesh_datagrams_refused"
 INCIDENTS_OPEN = "x0d_incidents_open"
 ALERTS = "x0d_alerts"
 CONTROL_REFUSED = "x0d_control_connections_refused"
+SYN_LIMITED = "x0d_syn_limited"
+SVID_EXPIRY = "x0d_svid_expiry_timestamp_seconds"
+SVID_UPDATES = "x0d_svid_updates"
+SVID_UPDATES_REJECTED = "x0d_svid_updates_rejected"
+BUNDLE_GENERATION = "x0d_bundle_generation"
+WORKLOAD_CONNECTED = "x0d_workload_api_connected"
+PEERS_AUTHENTICATED = "x0d_peers_authenticated"
+MESH_DATAGRAMS_UNSEALED = "x0d_mesh_datagrams_unauthenticated"
 
 # ---- names of events ----
 
@@ -95,6 +103,27 @@ POLICY_EXPIRED = "policy_expired"
 POLICY_RESTORED = "policy_restored"
 POLICY_REFUSED = "policy_refused"
 POLICY_UNDO_FAILED = "policy_undo_failed"
+SVID_UPDATED = "svid_updated"
+SVID_UPDATE_REJECTED = "svid_update_rejected"
+WORKLOAD_API_LOST = "workload_api_lost"
+WORKLOAD_API_BACK = "workload_api_back"
+PEER_REFUSED = "peer_refused"
+PEER_AUTHENTICATED = "peer_authenticated"
+PEER_KEY_DROPPED = "peer_key_dropped"
+STREAM_REVOKED = "stream_revoked"
+CALL_DENIED = "call_denied"
+SVID_ISSUED = "svid_issued"
+ROOT_ROTATED = "root_rotated"
+TOKEN_MADE = "token_made"  # noqa: S105  the name of an event
+TOKEN_SPENT = "token_spent"  # noqa: S105  the name of an event
+TOKEN_REFUSED = "token_refused"  # noqa: S105  the name of an event
+JOIN_OPENED = "join_opened"
+JOIN_CLOSED = "join_closed"
+SVID_RENEWED = "svid_renewed"
+SVID_RENEWAL_FAILED = "svid_renewal_failed"
+AUDIT = "audit"
+DESCRIPTOR_KEPT = "descriptor_kept"
+DESCRIPTOR_REFUSED = "descriptor_refused"
 
 HEAL_STEPS = ("detect", "decide", "act", "verify")
 ACTION_KINDS = ("install_routes", "set_link_cost")
@@ -141,6 +170,27 @@ class Telemetry:
                 self.actions.labels(action, outcome)
         self.knowledge_failures = Counter(
             "x0d_knowledge_failures", "Incidents that could not be written to disk.", registry=self.registry
+        )
+        self.tls_handshakes = Counter(
+            "x0d_tls_handshakes",
+            "TLS connections whose peer was accepted, by the key exchange that was negotiated.",
+            ["side", "group", "tls_version", "pq"],
+            registry=self.registry,
+        )
+        self.tls_failures = Counter(
+            "x0d_tls_handshake_failures",
+            "Peers that were refused, by reason.",
+            ["side", "reason"],
+            registry=self.registry,
+        )
+        self.streams_revoked = Counter(
+            "x0d_streams_revoked", "Streams ended because their peer is not trusted any more.", registry=self.registry
+        )
+        self.audit_failures = Counter(
+            "x0d_audit_failures", "Audit records that could not be written.", registry=self.registry
+        )
+        self.descriptors_verified = Counter(
+            "x0d_descriptor_verifications", "Signed descriptors, by result.", ["result"], registry=self.registry
         )
 
 

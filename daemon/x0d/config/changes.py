@@ -8,6 +8,7 @@ RELOADABLE = frozenset(
     {
         "ebpf.management",
         "healing.mode",
+        "identity.bindings",
         "log.level",
         "mesh.announce",
         "mesh.interfaces",

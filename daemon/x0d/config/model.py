@@ -6,6 +6,8 @@ Limits are in ``parse.py``, which is the only maker of a ``Config``.
 from dataclasses import dataclass
 from pathlib import Path
 
+from x0d.identity.roles import Binding, default_bindings
+from x0d.identity.spiffe_id import SpiffeId, TrustDomain, node_id
 from x0d.mesh.model import Address, Prefix
 
 COST_DEFAULT = 100
@@ -22,29 +24,63 @@ class NodeConfig:
     bpffs_dir: Path = Path("/sys/fs/bpf/x0d")
     """Pins of programs, links and maps; below a mounted bpffs."""
     production: bool = True
-    """Has no effect until identity is built."""
+    """True: identities come from SPIRE, and those of development are refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class FederationConfig:
+    trust_domain: TrustDomain
+    bundle_file: Path | None = None
+    """PEM of its roots, for a development cluster; None: SPIRE delivers them."""
 
 
 @dataclass(frozen=True, slots=True)
 class IdentityConfig:
     mode: str = "dev"
-    trust_domain: str = "dev.x0d.test"
+    """dev: an issuer of this cluster's own, here or on another node; spire: SPIRE's agent."""
+    trust_domain: TrustDomain = TrustDomain("dev.x0d.test")  # noqa: RUF009  frozen
+    issuer: bool = False
+    """dev: this node issues the identities of its cluster."""
+    workload_socket: Path | None = None
+    """spire: the agent's Workload API socket.  dev: none, ours is <runtime_dir>/workload.sock."""
+    workload_uid: int = 0
+    """spire: who must own that socket and serve it."""
+    svid_ttl_s: int = 86_400
+    """issuer: life of the certificates it issues, 60 to 2,592,000; renewed at half of it."""
+    root_ttl_s: int = 31_536_000
+    """issuer: life of its root, at least four times svid_ttl_s; replaced, with overlap, at half of it."""
+    require_pq: bool = False
+    """Refuse peers and clients whose key exchange is not post-quantum."""
+    pqc_beacons: bool = False
+    """Sign this node's descriptor with ML-DSA-65, and spread and keep those of others."""
+    bindings: tuple[Binding, ...] = ()
+    """Roles beyond the built-in ones."""
+    federation: tuple[FederationConfig, ...] = ()
+    """Foreign trust domains whose IDs may call, as far as bindings give them roles."""
 
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:
+    address: str = "::"
+    """Where the control, peer and join ports listen; :: is every address, IPv4 too."""
     control_port: int = 9470
-    """Reserved; nothing listens in this version."""
     peer_port: int = 9471
-    """Reserved; nothing listens in this version."""
     peer_http_port: int = 9472
     """Reserved; nothing listens in this version."""
     mesh_port: int = 9473
     probe_port: int = 9474
     metrics_address: str = "127.0.0.1"
+    """Not loopback: only with a certificate."""
     metrics_port: int = 9475
+    metrics_certificate: Path | None = None
+    """PEM chain; with metrics_key the metrics port speaks TLS."""
+    metrics_key: Path | None = None
     join_port: int = 9476
-    """Reserved; nothing listens in this version."""
+    """Open on the issuer while a token is."""
+    connections_max: int = 256
+    """Of the control port and of the peer port each, 8 to 65,536; more are closed at once."""
+    handshake_timeout_ms: int = 5000
+    """A connection whose TLS handshake is not done by then is closed, 500 to 60,000."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +105,10 @@ class EbpfConfig:
     """One packet in so many becomes an event while somebody watches, 1 to 1,000,000."""
     event_buffer_kib: int = 256
     """Ring buffer of the events, a power of two from 64 to 16,384."""
+    syn_rate: int = 10
+    """TCP connections that one source may begin to our ports each second, 0 (no limit) to 10,000."""
+    syn_burst: int = 50
+    """Begun at once beyond that rate, 1 to 100,000."""
     trace: tuple[str, ...] = ("drops", "tcp", "sockets")
     """Tracepoints that always run: drops, tcp, sockets, runqueue."""
 
@@ -145,6 +185,21 @@ class Config:
     cluster: ClusterConfig
     healing: HealingConfig
     log: LogConfig
+
+    @property
+    def spiffe_id(self) -> SpiffeId:
+        """Who this node is."""
+        return node_id(self.identity.trust_domain, self.node.name)
+
+    @property
+    def workload_socket(self) -> Path:
+        """Where identities come from."""
+        return self.identity.workload_socket or self.node.runtime_dir / "workload.sock"
+
+    @property
+    def bindings(self) -> tuple[Binding, ...]:
+        """Every role, built-in ones first."""
+        return (*default_bindings(self.identity.trust_domain), *self.identity.bindings)
 
     @property
     def interfaces(self) -> tuple[str, ...]:

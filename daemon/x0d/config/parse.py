@@ -16,13 +16,12 @@ from x0d.config.model import (
     Config,
     EbpfConfig,
     HealingConfig,
-    IdentityConfig,
-    ListenConfig,
     LogConfig,
     MeshConfig,
     NeighbourConfig,
     NodeConfig,
 )
+from x0d.config.parse_identity import check_identity, parse_identity, parse_listen
 from x0d.config.reader import PREFIX_DEFAULT, Section
 from x0d.errors import ConfigInvalid, ConfigProblem
 from x0d.mesh.model import Address, Prefix
@@ -65,8 +64,8 @@ def parse(document: Mapping[str, object], file: Path) -> Config:
     config = Config(
         file=file,
         node=_node(root.table("node", required=True)),
-        identity=_identity(root.table("identity")),
-        listen=_listen(root.table("listen")),
+        identity=parse_identity(root.table("identity")),
+        listen=parse_listen(root.table("listen")),
         ebpf=_ebpf(root.table("ebpf")),
         mesh=_mesh(root.table("mesh")),
         cluster=_cluster(root.table("cluster")),
@@ -76,6 +75,7 @@ def parse(document: Mapping[str, object], file: Path) -> Config:
     root.finish()
     _check_announced(config, problems)
     _check_neighbours(config, problems)
+    check_identity(config, problems)
     if problems:
         raise ConfigInvalid(str(file), tuple(problems))
     return config
@@ -107,42 +107,6 @@ def _is_usable(address: Prefix) -> bool:
     return not (host.is_loopback or host.is_multicast or host.is_unspecified or host.is_link_local)
 
 
-def _identity(section: Section) -> IdentityConfig:
-    default = IdentityConfig()
-    config = IdentityConfig(
-        mode=section.choice("mode", ("dev", "spire"), default.mode),
-        trust_domain=section.text("trust_domain", default.trust_domain, r"[a-z0-9._-]{1,255}"),
-    )
-    if config.mode == "spire":
-        section.problem("mode", '"spire" is not available in this version; allowed: "dev"')
-    section.finish()
-    return config
-
-
-def _listen(section: Section) -> ListenConfig:
-    default = ListenConfig()
-    ports = {
-        key: section.integer(key, getattr(default, key), 1, 65535)
-        for key in (
-            "control_port",
-            "peer_port",
-            "peer_http_port",
-            "mesh_port",
-            "probe_port",
-            "metrics_port",
-            "join_port",
-        )
-    }
-    config = ListenConfig(metrics_address=section.address("metrics_address", default.metrics_address), **ports)
-    seen: dict[int, str] = {}
-    for key, port in ports.items():
-        if port in seen:
-            section.problem(key, f"{port} is also {seen[port]}; each needs a port of its own")
-        seen.setdefault(port, key)
-    section.finish()
-    return config
-
-
 def _ebpf(section: Section) -> EbpfConfig:
     default = EbpfConfig()
     config = EbpfConfig(
@@ -156,6 +120,8 @@ def _ebpf(section: Section) -> EbpfConfig:
         talkers=section.boolean("talkers", default=default.talkers),
         event_sample_every=section.integer("event_sample_every", default.event_sample_every, 1, 1_000_000),
         event_buffer_kib=section.integer("event_buffer_kib", default.event_buffer_kib, 64, 16_384),
+        syn_rate=section.integer("syn_rate", default.syn_rate, 0, 10_000),
+        syn_burst=section.integer("syn_burst", default.syn_burst, 1, 100_000),
         trace=section.choices("trace", TRACES, default.trace),
     )
     if config.event_buffer_kib.bit_count() != 1:

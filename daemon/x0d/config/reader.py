@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from ipaddress import IPv4Address, ip_address, ip_network
 from pathlib import Path
 
-from x0d.errors import ConfigProblem
+from x0d.errors import ConfigProblem, InvalidInput
+from x0d.identity.spiffe_id import TrustDomain
 from x0d.mesh.model import Address, Prefix
 
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -169,6 +170,29 @@ class Section:
         """An absolute path, or None where it is missing."""
         path = self.directory(key, Path())
         return None if path == Path() else path
+
+    def is_given(self, key: str) -> bool:
+        """Whether the key is there, whatever its value."""
+        return key in self._table
+
+    def optional_file(self, key: str) -> Path | None:
+        """An absolute path of a file, or None where it is missing."""
+        return self.optional_directory(key)
+
+    def trust_domain(self, key: str, default: TrustDomain | None) -> TrustDomain | None:
+        """A trust domain's name; None only where it is missing or wrong and there is no default."""
+        value = self._take(key)
+        if value is MISSING:
+            if default is None:
+                self.problem(key, "is missing; give the trust domain's name")
+            return default
+        if isinstance(value, str) and not value.startswith("spiffe:"):
+            try:
+                return TrustDomain.parse(value)
+            except InvalidInput:
+                pass
+        self._wrong(key, value, "a trust domain's name: a-z, 0-9, '.', '-' and '_', at most 255")
+        return default
 
     def address(self, key: str, default: str) -> str:
         """An IP address, as text."""

@@ -4,6 +4,8 @@ Methods that may take longer than some microseconds are coroutines: their adapte
 of their own.  Plain methods are safe to call on the event loop.
 """
 
+from x0d.ports.audit import Auditor, AuditRecord, AuditStore, Change
+from x0d.ports.identity import KeyOffer, PeerChannel, PeerTarget, SvidSource, SvidStatus, TrustBundle
 from x0d.ports.knowledge import KnowledgeStore
 from x0d.ports.network import Clock, DatagramSocket, Interface, InterfaceEvent, InterfaceSource, RouteTable
 from x0d.ports.plane import (
@@ -23,12 +25,17 @@ from x0d.ports.tracing import Log2Histogram, Tracer, TraceSample
 
 __all__ = [
     "Attachment",
+    "AuditRecord",
+    "AuditStore",
+    "Auditor",
+    "Change",
     "Clock",
     "DataPlane",
     "DatagramSocket",
     "Interface",
     "InterfaceEvent",
     "InterfaceSource",
+    "KeyOffer",
     "KnowledgeStore",
     "LimitRate",
     "Log2Histogram",
@@ -37,6 +44,8 @@ __all__ = [
     "PacketCounter",
     "PacketEvent",
     "PacketEvents",
+    "PeerChannel",
+    "PeerTarget",
     "PlaneSample",
     "PolicyPlane",
     "PolicyStore",
@@ -45,7 +54,10 @@ __all__ = [
     "RefusedMode",
     "RouteTable",
     "Source",
+    "SvidSource",
+    "SvidStatus",
     "TraceSample",
     "Tracer",
+    "TrustBundle",
     "Upgraded",
 ]

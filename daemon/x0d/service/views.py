@@ -63,6 +63,9 @@ class NodeStatus:
     routes_installed: int = 0
     incidents_open: int = 0
     starting_step: str = ""
+    spiffe_id: str = ""
+    """Empty while this node has no valid identity."""
+    svid_not_after_unix_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,8 @@ class DoctorReport:
     uid: int
     capabilities: tuple[str, ...]
     checks: tuple[DoctorCheck, ...]
+    capabilities_summary: str = ""
+    """The capabilities in few words."""
 
 
 class NodeView(Protocol):

@@ -8,20 +8,11 @@ method that the table does not name is refused to everybody.
 
 import re
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-
-class Role(IntEnum):
-    """What a caller may do; a higher role includes the lower ones."""
-
-    NOBODY = 0
-    VIEWER = 1
-    """Members of the viewer group: may read."""
-    ADMIN = 2
-    """uid 0 and the daemon's own uid: may change things."""
+from x0d.identity.roles import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,38 +27,62 @@ class Caller:
         return f"uid {self.uid}"
 
 
-METHODS: Final[dict[str, Role]] = {
-    "/grpc.health.v1.Health/Check": Role.VIEWER,
-    "/grpc.health.v1.Health/List": Role.VIEWER,
-    "/grpc.health.v1.Health/Watch": Role.VIEWER,
-    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Role.VIEWER,
-    "/x0d.v1.DataplaneService/AddDeny": Role.ADMIN,
-    "/x0d.v1.DataplaneService/AddLimit": Role.ADMIN,
-    "/x0d.v1.DataplaneService/Attach": Role.ADMIN,
-    "/x0d.v1.DataplaneService/Detach": Role.ADMIN,
-    "/x0d.v1.DataplaneService/GetStats": Role.VIEWER,
-    "/x0d.v1.DataplaneService/ListDeny": Role.VIEWER,
-    "/x0d.v1.DataplaneService/ListLimits": Role.VIEWER,
-    "/x0d.v1.DataplaneService/ListPrograms": Role.VIEWER,
-    "/x0d.v1.DataplaneService/LoadDeny": Role.ADMIN,
-    "/x0d.v1.DataplaneService/RemoveDeny": Role.ADMIN,
-    "/x0d.v1.DataplaneService/RemoveLimit": Role.ADMIN,
-    "/x0d.v1.DataplaneService/Trace": Role.ADMIN,
-    "/x0d.v1.DataplaneService/Upgrade": Role.ADMIN,
-    "/x0d.v1.DataplaneService/WatchEvents": Role.VIEWER,
-    "/x0d.v1.DataplaneService/WatchStats": Role.VIEWER,
-    "/x0d.v1.DataplaneService/WatchTop": Role.VIEWER,
-    "/x0d.v1.IncidentService/GetIncident": Role.VIEWER,
-    "/x0d.v1.IncidentService/ListIncidents": Role.VIEWER,
-    "/x0d.v1.IncidentService/WatchIncidents": Role.VIEWER,
-    "/x0d.v1.MeshService/ListLinks": Role.VIEWER,
-    "/x0d.v1.MeshService/ListNodes": Role.VIEWER,
-    "/x0d.v1.MeshService/ListRoutes": Role.VIEWER,
-    "/x0d.v1.NodeService/GetStatus": Role.VIEWER,
-    "/x0d.v1.NodeService/Reload": Role.ADMIN,
-    "/x0d.v1.NodeService/RunDoctor": Role.VIEWER,
+READERS: Final = frozenset({Role.VIEWER, Role.OPERATOR, Role.ADMIN})
+CHANGERS: Final = frozenset({Role.OPERATOR, Role.ADMIN})
+ADMINS: Final = frozenset({Role.ADMIN})
+PEERS: Final = frozenset({Role.PEER})
+JOINERS: Final = frozenset({Role.JOINER})
+
+METHODS: Final[dict[str, frozenset[Role]]] = {
+    "/grpc.health.v1.Health/Check": READERS,
+    "/grpc.health.v1.Health/List": READERS,
+    "/grpc.health.v1.Health/Watch": READERS,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": READERS,
+    "/x0d.v1.AuditService/ListRecords": CHANGERS,
+    "/x0d.v1.DataplaneService/AddDeny": CHANGERS,
+    "/x0d.v1.DataplaneService/AddLimit": CHANGERS,
+    "/x0d.v1.DataplaneService/Attach": ADMINS,
+    "/x0d.v1.DataplaneService/Detach": ADMINS,
+    "/x0d.v1.DataplaneService/GetStats": READERS,
+    "/x0d.v1.DataplaneService/ListDeny": READERS,
+    "/x0d.v1.DataplaneService/ListLimits": READERS,
+    "/x0d.v1.DataplaneService/ListPrograms": READERS,
+    "/x0d.v1.DataplaneService/LoadDeny": CHANGERS,
+    "/x0d.v1.DataplaneService/RemoveDeny": CHANGERS,
+    "/x0d.v1.DataplaneService/RemoveLimit": CHANGERS,
+    "/x0d.v1.DataplaneService/Trace": CHANGERS,
+    "/x0d.v1.DataplaneService/Upgrade": ADMINS,
+    "/x0d.v1.DataplaneService/WatchEvents": READERS,
+    "/x0d.v1.DataplaneService/WatchStats": READERS,
+    "/x0d.v1.DataplaneService/WatchTop": READERS,
+    "/x0d.v1.IdentityService/CheckIdentity": READERS,
+    "/x0d.v1.IdentityService/CreateToken": ADMINS,
+    "/x0d.v1.IdentityService/GetIdentity": READERS,
+    "/x0d.v1.IdentityService/ListDescriptors": READERS,
+    "/x0d.v1.IncidentService/GetIncident": READERS,
+    "/x0d.v1.IncidentService/ListIncidents": READERS,
+    "/x0d.v1.IncidentService/WatchIncidents": READERS,
+    "/x0d.v1.IssuerService/RenewSvid": PEERS,
+    "/x0d.v1.JoinService/Join": JOINERS,
+    "/x0d.v1.MeshService/ListLinks": READERS,
+    "/x0d.v1.MeshService/ListNodes": READERS,
+    "/x0d.v1.MeshService/ListRoutes": READERS,
+    "/x0d.v1.NodeService/GetStatus": READERS,
+    "/x0d.v1.NodeService/Reload": CHANGERS,
+    "/x0d.v1.NodeService/RunDoctor": READERS,
+    "/x0d.v1.PeerService/AgreeKey": PEERS,
+    "/x0d.v1.PeerService/ExchangeDescriptors": PEERS,
 }
-"""Method to the least role that may call it."""
+"""Method to the roles that may call it; a method that is not here is refused to everybody."""
+
+AUDITED: Final = frozenset(
+    {
+        *(method for method, roles in METHODS.items() if Role.VIEWER not in roles and Role.PEER not in roles),
+        "/x0d.v1.IssuerService/RenewSvid",
+    }
+    - {"/x0d.v1.AuditService/ListRecords"}
+)
+"""Methods that change something: each call leaves a record, or is refused."""
 
 WHILE_STARTING: Final = frozenset(
     {

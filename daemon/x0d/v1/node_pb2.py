@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11x0d/v1/node.proto\x12\x06x0d.v1\"\x12\n\x10GetStatusRequest\"\xfa\x02\n\x11GetStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x13\n\x0b\x63onfig_file\x18\x04 \x01(\t\x12\x1a\n\x12started_at_unix_ms\x18\x05 \x01(\x03\x12\x10\n\x08uptime_s\x18\x06 \x01(\x01\x12\x0b\n\x03pid\x18\x07 \x01(\r\x12\x14\n\x0chealing_mode\x18\x08 \x01(\t\x12\x0f\n\x07notices\x18\t \x03(\t\x12\x0e\n\x06\x61lerts\x18\n \x03(\t\x12+\n\ninterfaces\x18\x0b \x03(\x0b\x32\x17.x0d.v1.InterfaceStatus\x12\x10\n\x08links_up\x18\x0c \x01(\r\x12\x13\n\x0blinks_total\x18\r \x01(\r\x12\x13\n\x0bnodes_known\x18\x0e \x01(\r\x12\x18\n\x10routes_installed\x18\x0f \x01(\r\x12\x16\n\x0eincidents_open\x18\x10 \x01(\r\x12\x15\n\rstarting_step\x18\x11 \x01(\t\"\xb1\x01\n\x0fInterfaceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07ifindex\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04mode\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x05 \x01(\x08\x12*\n\rrefused_modes\x18\x06 \x03(\x0b\x32\x13.x0d.v1.RefusedMode\x12\x16\n\x0e\x62locked_reason\x18\x07 \x01(\t\x12\r\n\x05\x66rags\x18\x08 \x01(\x08\">\n\x0bRefusedMode\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\r\n\x05\x65rrno\x18\x02 \x01(\x05\x12\x12\n\nerrno_name\x18\x03 \x01(\t\"\x0f\n\rReloadRequest\"8\n\x0eReloadResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x03(\t\x12\x15\n\rneeds_restart\x18\x02 \x03(\t\"\x12\n\x10RunDoctorRequest\"s\n\x11RunDoctorResponse\x12\x16\n\x0ekernel_release\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12#\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x13.x0d.v1.DoctorCheck\"L\n\x0b\x44octorCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t2\xca\x01\n\x0bNodeService\x12@\n\tGetStatus\x12\x18.x0d.v1.GetStatusRequest\x1a\x19.x0d.v1.GetStatusResponse\x12\x37\n\x06Reload\x12\x15.x0d.v1.ReloadRequest\x1a\x16.x0d.v1.ReloadResponse\x12@\n\tRunDoctor\x12\x18.x0d.v1.RunDoctorRequest\x1a\x19.x0d.v1.RunDoctorResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11x0d/v1/node.proto\x12\x06x0d.v1\"\x12\n\x10GetStatusRequest\"\xad\x03\n\x11GetStatusResponse\x12\x0c\n\x04node\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x13\n\x0b\x63onfig_file\x18\x04 \x01(\t\x12\x1a\n\x12started_at_unix_ms\x18\x05 \x01(\x03\x12\x10\n\x08uptime_s\x18\x06 \x01(\x01\x12\x0b\n\x03pid\x18\x07 \x01(\r\x12\x14\n\x0chealing_mode\x18\x08 \x01(\t\x12\x0f\n\x07notices\x18\t \x03(\t\x12\x0e\n\x06\x61lerts\x18\n \x03(\t\x12+\n\ninterfaces\x18\x0b \x03(\x0b\x32\x17.x0d.v1.InterfaceStatus\x12\x10\n\x08links_up\x18\x0c \x01(\r\x12\x13\n\x0blinks_total\x18\r \x01(\r\x12\x13\n\x0bnodes_known\x18\x0e \x01(\r\x12\x18\n\x10routes_installed\x18\x0f \x01(\r\x12\x16\n\x0eincidents_open\x18\x10 \x01(\r\x12\x15\n\rstarting_step\x18\x11 \x01(\t\x12\x11\n\tspiffe_id\x18\x12 \x01(\t\x12\x1e\n\x16svid_not_after_unix_ms\x18\x13 \x01(\x03\"\xb1\x01\n\x0fInterfaceStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07ifindex\x18\x02 \x01(\r\x12\r\n\x05state\x18\x03 \x01(\t\x12\x0c\n\x04mode\x18\x04 \x01(\t\x12\x0f\n\x07\x61\x64opted\x18\x05 \x01(\x08\x12*\n\rrefused_modes\x18\x06 \x03(\x0b\x32\x13.x0d.v1.RefusedMode\x12\x16\n\x0e\x62locked_reason\x18\x07 \x01(\t\x12\r\n\x05\x66rags\x18\x08 \x01(\x08\">\n\x0bRefusedMode\x12\x0c\n\x04mode\x18\x01 \x01(\t\x12\r\n\x05\x65rrno\x18\x02 \x01(\x05\x12\x12\n\nerrno_name\x18\x03 \x01(\t\"\x0f\n\rReloadRequest\"8\n\x0eReloadResponse\x12\x0f\n\x07\x61pplied\x18\x01 \x03(\t\x12\x15\n\rneeds_restart\x18\x02 \x03(\t\"\x12\n\x10RunDoctorRequest\"\x91\x01\n\x11RunDoctorResponse\x12\x16\n\x0ekernel_release\x18\x01 \x01(\t\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12#\n\x06\x63hecks\x18\x04 \x03(\x0b\x32\x13.x0d.v1.DoctorCheck\x12\x1c\n\x14\x63\x61pabilities_summary\x18\x05 \x01(\t\"L\n\x0b\x44octorCheck\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07outcome\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t2\xca\x01\n\x0bNodeService\x12@\n\tGetStatus\x12\x18.x0d.v1.GetStatusRequest\x1a\x19.x0d.v1.GetStatusResponse\x12\x37\n\x06Reload\x12\x15.x0d.v1.ReloadRequest\x1a\x16.x0d.v1.ReloadResponse\x12@\n\tRunDoctor\x12\x18.x0d.v1.RunDoctorRequest\x1a\x19.x0d.v1.RunDoctorResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,21 +34,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETSTATUSREQUEST']._serialized_start=29
   _globals['_GETSTATUSREQUEST']._serialized_end=47
   _globals['_GETSTATUSRESPONSE']._serialized_start=50
-  _globals['_GETSTATUSRESPONSE']._serialized_end=428
-  _globals['_INTERFACESTATUS']._serialized_start=431
-  _globals['_INTERFACESTATUS']._serialized_end=608
-  _globals['_REFUSEDMODE']._serialized_start=610
-  _globals['_REFUSEDMODE']._serialized_end=672
-  _globals['_RELOADREQUEST']._serialized_start=674
-  _globals['_RELOADREQUEST']._serialized_end=689
-  _globals['_RELOADRESPONSE']._serialized_start=691
-  _globals['_RELOADRESPONSE']._serialized_end=747
-  _globals['_RUNDOCTORREQUEST']._serialized_start=749
-  _globals['_RUNDOCTORREQUEST']._serialized_end=767
-  _globals['_RUNDOCTORRESPONSE']._serialized_start=769
-  _globals['_RUNDOCTORRESPONSE']._serialized_end=884
-  _globals['_DOCTORCHECK']._serialized_start=886
-  _globals['_DOCTORCHECK']._serialized_end=962
-  _globals['_NODESERVICE']._serialized_start=965
-  _globals['_NODESERVICE']._serialized_end=1167
+  _globals['_GETSTATUSRESPONSE']._serialized_end=479
+  _globals['_INTERFACESTATUS']._serialized_start=482
+  _globals['_INTERFACESTATUS']._serialized_end=659
+  _globals['_REFUSEDMODE']._serialized_start=661
+  _globals['_REFUSEDMODE']._serialized_end=723
+  _globals['_RELOADREQUEST']._serialized_start=725
+  _globals['_RELOADREQUEST']._serialized_end=740
+  _globals['_RELOADRESPONSE']._serialized_start=742
+  _globals['_RELOADRESPONSE']._serialized_end=798
+  _globals['_RUNDOCTORREQUEST']._serialized_start=800
+  _globals['_RUNDOCTORREQUEST']._serialized_end=818
+  _globals['_RUNDOCTORRESPONSE']._serialized_start=821
+  _globals['_RUNDOCTORRESPONSE']._serialized_end=966
+  _globals['_DOCTORCHECK']._serialized_start=968
+  _globals['_DOCTORCHECK']._serialized_end=1044
+  _globals['_NODESERVICE']._serialized_start=1047
+  _globals['_NODESERVICE']._serialized_end=1249
 # @@protoc_insertion_point(module_scope)

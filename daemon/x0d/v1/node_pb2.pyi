@@ -11,7 +11,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("node", "version", "phase", "config_file", "started_at_unix_ms", "uptime_s", "pid", "healing_mode", "notices", "alerts", "interfaces", "links_up", "links_total", "nodes_known", "routes_installed", "incidents_open", "starting_step")
+    __slots__ = ("node", "version", "phase", "config_file", "started_at_unix_ms", "uptime_s", "pid", "healing_mode", "notices", "alerts", "interfaces", "links_up", "links_total", "nodes_known", "routes_installed", "incidents_open", "starting_step", "spiffe_id", "svid_not_after_unix_ms")
     NODE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     PHASE_FIELD_NUMBER: _ClassVar[int]
@@ -29,6 +29,8 @@ class GetStatusResponse(_message.Message):
     ROUTES_INSTALLED_FIELD_NUMBER: _ClassVar[int]
     INCIDENTS_OPEN_FIELD_NUMBER: _ClassVar[int]
     STARTING_STEP_FIELD_NUMBER: _ClassVar[int]
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    SVID_NOT_AFTER_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
     node: str
     version: str
     phase: str
@@ -46,7 +48,9 @@ class GetStatusResponse(_message.Message):
     routes_installed: int
     incidents_open: int
     starting_step: str
-    def __init__(self, node: _Optional[str] = ..., version: _Optional[str] = ..., phase: _Optional[str] = ..., config_file: _Optional[str] = ..., started_at_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., pid: _Optional[int] = ..., healing_mode: _Optional[str] = ..., notices: _Optional[_Iterable[str]] = ..., alerts: _Optional[_Iterable[str]] = ..., interfaces: _Optional[_Iterable[_Union[InterfaceStatus, _Mapping]]] = ..., links_up: _Optional[int] = ..., links_total: _Optional[int] = ..., nodes_known: _Optional[int] = ..., routes_installed: _Optional[int] = ..., incidents_open: _Optional[int] = ..., starting_step: _Optional[str] = ...) -> None: ...
+    spiffe_id: str
+    svid_not_after_unix_ms: int
+    def __init__(self, node: _Optional[str] = ..., version: _Optional[str] = ..., phase: _Optional[str] = ..., config_file: _Optional[str] = ..., started_at_unix_ms: _Optional[int] = ..., uptime_s: _Optional[float] = ..., pid: _Optional[int] = ..., healing_mode: _Optional[str] = ..., notices: _Optional[_Iterable[str]] = ..., alerts: _Optional[_Iterable[str]] = ..., interfaces: _Optional[_Iterable[_Union[InterfaceStatus, _Mapping]]] = ..., links_up: _Optional[int] = ..., links_total: _Optional[int] = ..., nodes_known: _Optional[int] = ..., routes_installed: _Optional[int] = ..., incidents_open: _Optional[int] = ..., starting_step: _Optional[str] = ..., spiffe_id: _Optional[str] = ..., svid_not_after_unix_ms: _Optional[int] = ...) -> None: ...
 
 class InterfaceStatus(_message.Message):
     __slots__ = ("name", "ifindex", "state", "mode", "adopted", "refused_modes", "blocked_reason", "frags")
@@ -95,16 +99,18 @@ class RunDoctorRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class RunDoctorResponse(_message.Message):
-    __slots__ = ("kernel_release", "uid", "capabilities", "checks")
+    __slots__ = ("kernel_release", "uid", "capabilities", "checks", "capabilities_summary")
     KERNEL_RELEASE_FIELD_NUMBER: _ClassVar[int]
     UID_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     CHECKS_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_SUMMARY_FIELD_NUMBER: _ClassVar[int]
     kernel_release: str
     uid: int
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     checks: _containers.RepeatedCompositeFieldContainer[DoctorCheck]
-    def __init__(self, kernel_release: _Optional[str] = ..., uid: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., checks: _Optional[_Iterable[_Union[DoctorCheck, _Mapping]]] = ...) -> None: ...
+    capabilities_summary: str
+    def __init__(self, kernel_release: _Optional[str] = ..., uid: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., checks: _Optional[_Iterable[_Union[DoctorCheck, _Mapping]]] = ..., capabilities_summary: _Optional[str] = ...) -> None: ...
 
 class DoctorCheck(_message.Message):
     __slots__ = ("name", "outcome", "detail", "remedy")
