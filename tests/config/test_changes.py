@@ -8,7 +8,7 @@ from x0d.config import Config, compare, merge
 from x0d.config.changes import RELOADABLE
 from x0d.config.parse import parse
 
-NODE = '[node]\nname = "n1"\naddress = "10.255.0.1/32"\n'
+NODE = '[node]\nname = "n1"\naddress = "10.255.0.1/32"\nproduction = false\n'
 NEIGHBOUR = '[[mesh.neighbours]]\nnode = "n2"\ninterface = "eth1"\naddress = "fe80::2"\n'
 
 

@@ -27,7 +27,11 @@ from x0d.config.parse import parse
 from x0d.errors import ConfigInvalid, ConfigProblem
 
 FILE = Path("/etc/x0d/x0d.toml")
-NODE = '[node]\nname = "n1"\naddress = "10.255.0.1/32"\n'
+NODE = '[node]\nname = "n1"\naddress = "10.255.0.1/32"\nproduction = false\n'
+PRODUCTION = NODE.replace("production = false\n", "")
+SPIRE = '[identity]\nmode = "spire"\ntrust_domain = "example.org"\nworkload_socket = "/run/agent.sock"\n'
+FOREIGN = '[[identity.federation]]\ntrust_domain = "b.test"\n'
+BINDING = '[[identity.bindings]]\nrole = "viewer"\n'
 EXAMPLE = Path(__file__).resolve().parents[2] / "packaging" / "x0d.toml"
 NEIGHBOUR = '[[mesh.neighbours]]\nnode = "n2"\ninterface = "eth1"\naddress = "fe80::2"\n'
 
@@ -68,6 +72,40 @@ def test_whole_file() -> None:
     assert NeighbourConfig("n2", "eth1", ip_address("fe80::2"), 7) == config.mesh.neighbours[0]
     assert 100 == config.mesh.neighbours[1].cost
     assert 10 == config.mesh.probe_interval_ms
+
+
+def test_identity_of_production() -> None:
+    """Without a word production holds; with SPIRE's socket the file is valid, and the ID follows from it."""
+    config = read(PRODUCTION + SPIRE)
+    assert config.node.production
+    assert ("spiffe://example.org/node/n1", "/run/agent.sock") == (str(config.spiffe_id), str(config.workload_socket))
+
+
+def test_identity_of_a_development_cluster() -> None:
+    """A development cluster has its own socket, and bindings beside the built-in ones."""
+    text = (
+        BINDING
+        + 'id = "spiffe://dev.x0d.test/operator/*"\n'
+        + BINDING.replace("viewer", "operator")
+        + 'group = "ops"\n'
+    )
+    config = read(NODE + text)
+    assert "/run/x0d/workload.sock" == str(config.workload_socket)
+    written = [(each.role.value, str(each.pattern or each.user or each.group)) for each in config.bindings]
+    assert [
+        ("peer", "spiffe://dev.x0d.test/node/*"),
+        ("admin", "spiffe://dev.x0d.test/operator/root"),
+        ("viewer", "spiffe://dev.x0d.test/operator/*"),
+        ("viewer", "spiffe://dev.x0d.test/operator/*"),
+        ("operator", "ops"),
+    ] == written
+
+
+def test_no_environment_variable_allows_development(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the file decides what production allows."""
+    for name in ("X0D_PRODUCTION", "X0D_NODE_PRODUCTION", "NODE_PRODUCTION", "PRODUCTION"):
+        monkeypatch.setenv(name, "false")
+    assert ["node.production"] == list(problems(PRODUCTION))
 
 
 @pytest.mark.parametrize(
@@ -125,7 +163,35 @@ def test_whole_file() -> None:
         (NODE + "[listen]\nmesh_port = 0\n", "listen.mesh_port", "from 1 to 65535"),
         (NODE + "[listen]\nmesh_port = 9474\n", "listen.probe_port", "also mesh_port"),
         (NODE + '[listen]\nmetrics_address = "localhost"\n', "listen.metrics_address", "IPv4 or IPv6"),
-        (NODE + '[identity]\nmode = "spire"\n', "identity.mode", "not available"),
+        (NODE + '[listen]\nmetrics_address = "0.0.0.0"\n', "listen.metrics_address", "metrics_certificate"),
+        (NODE + '[listen]\nmetrics_key = "/k.pem"\n', "listen.metrics_certificate", "both or neither"),
+        (NODE + '[listen]\naddress = "host"\n', "listen.address", "IPv4 or IPv6"),
+        (NODE + "[listen]\nconnections_max = 1\n", "listen.connections_max", "from 8 to 65536"),
+        (NODE + "[listen]\nhandshake_timeout_ms = 0\n", "listen.handshake_timeout_ms", "from 500 to 60000"),
+        (NODE + "[ebpf]\nsyn_rate = -1\n", "ebpf.syn_rate", "from 0 to 10000"),
+        (NODE + '[identity]\nmode = "spire"\n', "identity.workload_socket", "SPIRE agent's"),
+        (NODE + SPIRE + "issuer = true\n", "identity.issuer", "SPIRE issues"),
+        (NODE + '[identity]\nworkload_socket = "/w.sock"\n', "identity.workload_socket", '"spire"'),
+        (NODE + '[identity]\ntrust_domain = "example.org"\n', "identity.trust_domain", ".test, .example or .invalid"),
+        (NODE + '[identity]\ntrust_domain = "Dev.test"\n', "identity.trust_domain", "a-z"),
+        (NODE + '[identity]\ntrust_domain = "spiffe://dev.test"\n', "identity.trust_domain", "a-z"),
+        (NODE + "[identity]\nsvid_ttl_s = 59\n", "identity.svid_ttl_s", "from 60"),
+        (NODE + "[identity]\nroot_ttl_s = 86400\n", "identity.root_ttl_s", "4 times svid_ttl_s"),
+        (PRODUCTION, "node.production", "node.production = false"),
+        (PRODUCTION + SPIRE.replace("example.org", "x0d.test"), "identity.trust_domain", "development"),
+        (PRODUCTION + SPIRE + FOREIGN, "identity.federation[0].trust_domain", "development"),
+        (NODE + SPIRE + FOREIGN.replace("b.test", "example.org"), "identity.federation[0].trust_domain", "own"),
+        (NODE + SPIRE + FOREIGN + FOREIGN, "identity.federation[1].trust_domain", "twice"),
+        (NODE + "[identity]\nissuer = true\n" + FOREIGN, "identity.federation[0].bundle_file", "missing"),
+        (NODE + SPIRE + FOREIGN + 'bundle_file = "/b.pem"\n', "identity.federation[0].bundle_file", "issuer only"),
+        (NODE + BINDING, "identity.bindings[0].id", "exactly one"),
+        (NODE + BINDING + 'user = "a"\ngroup = "b"\n', "identity.bindings[0].id", "exactly one"),
+        (NODE + BINDING + 'id = "spiffe://a.test/x*"\n', "identity.bindings[0].id", "at the end"),
+        (NODE + BINDING + 'id = "spiffe://a.test"\n', "identity.bindings[0].id", "path is missing"),
+        (NODE + BINDING + 'user = "a b"\n', "identity.bindings[0].user", "string"),
+        (NODE + BINDING.replace("viewer", "root") + 'user = "a"\n', "identity.bindings[0].role", '"operator"'),
+        (NODE + BINDING.replace("viewer", "peer") + 'user = "a"\n', "identity.bindings[0].role", "SPIFFE IDs"),
+        (NODE + '[[identity.bindings]]\nuser = "a"\n', "identity.bindings[0].role", "missing"),
         (NODE + '[cluster]\nmembers = ["n1=10.0.0.1:9471"]\n', "cluster.members", "not available"),
         (NODE + '[healing]\nmode = "approve"\n', "healing.mode", "not available"),
         (NODE + '[healing]\nmode = "never"\n', "healing.mode", '"observe"'),
@@ -140,7 +206,8 @@ def test_refused(text: str, key: str, told: str) -> None:
 def test_every_problem_at_once() -> None:
     """One reading tells all that is wrong."""
     told = problems("[node]\n[mesh]\nprobe_interval_ms = 0\n[log]\nlevel = 1\ncolour = 2\n")
-    assert {"node.name", "node.address", "mesh.probe_interval_ms", "log.level", "log.colour"} == set(told)
+    expected = {"node.name", "node.address", "node.production", "mesh.probe_interval_ms", "log.level", "log.colour"}
+    assert expected == set(told)
 
 
 def test_a_mistake_hides_no_other() -> None:
@@ -246,11 +313,14 @@ def test_example() -> None:
 
 def test_example_shows_defaults() -> None:
     """What the example shows behind ``#`` as left out is the default."""
-    shown = tomllib.loads(re.sub(r"^# ((?!\[\[)[a-z_]+ = .*)$", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE))
+    in_force = re.sub(r"^# (\[\[?[a-z.]+\]\]?|[a-z_]+ = .*)$", r"\1", EXAMPLE.read_text(), flags=re.MULTILINE)
+    shown = tomllib.loads(in_force)
     given_keys = tomllib.loads(EXAMPLE.read_text())
-    default = read(NODE)
+    default = read(PRODUCTION + SPIRE)
     for section, keys in shown.items():
         for key, value in keys.items():
+            if isinstance(value, list) and value and isinstance(value[0], dict):
+                continue
             if key in given_keys.get(section, {}) or key not in {
                 field.name for field in dataclasses.fields(getattr(default, section))
             }:
