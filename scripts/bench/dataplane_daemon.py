@@ -63,6 +63,7 @@ def running_daemon(directory: Path, interfaces: Sequence[str]) -> Iterator[Runni
             "bpffs_dir": str(BPFFS / "daemon"),
             "production": False,
         },
+        "identity": {"issuer": True},
         "listen": {"metrics_address": "127.0.0.1", "metrics_port": METRICS_PORT},
         "mesh": {"interfaces": list(interfaces)},
         "log": {"format": "json"},

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.machine_load import Scheduling
-from lab import control
+from lab import control, identities
 from lab.machine import LabError
 from lab.network import Lab
 from lab.topology import COST
@@ -110,8 +110,7 @@ class X0d(Stack):
 
     def start(self, lab: Lab) -> None:
         """Start an x0d on every node."""
-        for node in lab.topology.nodes:
-            self.scheduling.apply([lab.start(node).pid])
+        identities.start_all(lab, lambda process: self.scheduling.apply([process.pid]))
 
     def stop(self, lab: Lab) -> None:
         """End them; the lab knows how."""

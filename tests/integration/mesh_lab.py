@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import grpc
 
-from lab import control
+from lab import control, identities
 from lab.machine import wait_until
 from lab.network import FaultStamp, Lab, Options
 from lab.traffic import Stream
@@ -175,8 +175,7 @@ def _has_told(monitor: "subprocess.Popen[str]") -> bool:
 def running_lab(name: str, options: Options) -> Iterator[MeshLab]:
     """Make a lab and start its daemons; remove it at the end."""
     with Lab.create(name, options) as lab:
-        for node in lab.topology.nodes:
-            lab.start(node)
+        identities.start_all(lab)
         mesh = MeshLab(lab)
         mesh.settle()
         yield mesh

@@ -141,10 +141,9 @@ def _up(asked: argparse.Namespace) -> None:
 
 
 def _start_all(lab: Lab, timeout_s: float) -> None:
-    from lab import control  # noqa: PLC0415 - a lab without daemons needs neither grpc nor the generated code
+    from lab import control, identities  # noqa: PLC0415 - a lab without daemons needs neither grpc nor the generated code
 
-    for node in lab.topology.nodes:
-        lab.start(node)
+    identities.start_all(lab)
     took_s = control.wait_settled(lab, timeout_s)
     _say(f"all daemons run, all links are up and all routes are in after {took_s:.1f} s")
 
@@ -209,8 +208,10 @@ def _carrier(lab: Lab, asked: argparse.Namespace) -> FaultStamp:
 
 
 def _start(lab: Lab, asked: argparse.Namespace) -> None:
-    from lab import control  # noqa: PLC0415 - see _start_all
+    from lab import control, identities  # noqa: PLC0415 - see _start_all
 
+    if asked.where != identities.issuer_of(lab.topology.nodes) and not identities.is_joined(lab, asked.where):
+        identities.join(lab, asked.where)
     lab.start(asked.where)
     control.wait_answers(lab, asked.where)
 

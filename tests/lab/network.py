@@ -286,7 +286,7 @@ class Lab:
         return stamp
 
     def start(self, node: str) -> Process:
-        """Start a node's daemon."""
+        """Start a node's daemon; its identity must be there (``lab.identities``)."""
         return self.daemons[self.topology.node(node)].start()
 
     # ---- building ----

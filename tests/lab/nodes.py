@@ -16,6 +16,7 @@ from lab.topology import Topology
 
 STOP_S = 5.0
 LOG_LINES = 15
+TRUST_DOMAIN = "lab.x0d.test"
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,7 +42,7 @@ def config_text(
             "bpffs_dir": str(bpffs),
             "production": False,
         },
-        "identity": {"mode": "dev"},
+        "identity": {"mode": "dev", "trust_domain": TRUST_DOMAIN, "issuer": node == topology.nodes[0]},
         "listen": {"metrics_address": "127.0.0.1", "metrics_port": 9475},
         "mesh": {
             "interfaces": [link.interface(node) for link in links],

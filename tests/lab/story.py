@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
-from lab import control, pins, timeline, topology
+from lab import control, identities, pins, timeline, topology
 from lab.blocking import Blocking
 from lab.machine import wait_until
 from lab.network import FaultStamp, Lab
@@ -65,8 +65,7 @@ class Story:
     def start(self) -> None:
         """Start the daemons and wait until the mesh stands."""
         self.teller.heading("Four routers, five links, one x0d on each router")
-        for node in self.lab.topology.nodes:
-            self.lab.start(node)
+        identities.start_all(self.lab)
         took_s = control.wait_settled(self.lab, SETTLE_S * self.slowness)
         self.teller.held(f"all daemons run, all links are up, all routes are in the kernels after {took_s:.1f} s")
 
