@@ -75,6 +75,7 @@ enum x0d_stage {
 	X0D_STAGE_DENY,
 	X0D_STAGE_LIMIT, /* token bucket and talkers, by source */
 	X0D_STAGE_PROBE,
+	X0D_STAGE_SYN, /* token bucket on SYNs to our ports; last, because slots of arrays in force keep their meaning */
 	X0D_STAGES
 };
 #define X0D_STAGE_SLOTS 8
@@ -155,6 +156,30 @@ struct x0d_source {
 	__u64 limited; /* of these, dropped by the limit */
 };
 _Static_assert(sizeof(struct x0d_source) == 40, "source");
+
+/* ---- limit on SYNs to our ports ----
+ *
+ * These three maps came into layout 2 later than the others; what is of before knows nothing of them. */
+
+#define X0D_SYN_PORTS_MAX 4
+#define X0D_SYN_SOURCES_MAX 8192 /* the least recently seen makes room */
+
+/* Map x0d_syn_config, entry 0.  Times as in struct x0d_limit; the clock is CLOCK_MONOTONIC.  A SYN that comes
+ * while the daemon writes it may be judged by half of either; nothing of that lasts. */
+struct x0d_syn_config {
+	__u64 interval_ns; /* 1 s / rate; 0: off */
+	__u64 tolerance_ns; /* interval_ns x burst */
+	__be16 ports[X0D_SYN_PORTS_MAX]; /* ours; 0: none */
+};
+_Static_assert(sizeof(struct x0d_syn_config) == 24, "SYN config");
+
+/* Key of x0d_syn_sources, an LRU hash; the value (__u64) is when the source's next SYN is due. */
+struct x0d_syn_key {
+	__u32 ifindex;
+	__u32 reserved;
+	__u8 address[16]; /* IPv6: the last 8 bytes 0, unless it is link-local */
+};
+_Static_assert(sizeof(struct x0d_syn_key) == 24, "SYN key");
 
 /* Key of x0d_links (address: the neighbour's) and x0d_locals (address: our own). */
 struct x0d_link_key {

@@ -4,18 +4,19 @@
  *
  * The root looks at the packet once (xdp_view.h) and calls the stages through a PROG_ARRAY, so that
  * each can be replaced in microseconds without losing a packet: deny-list (xdp_deny.h), limits and
- * talkers (xdp_limit.h), probe reflector (xdp_probe.h).  A stage ends the packet or calls the next;
+ * talkers (xdp_limit.h), probe reflector (xdp_probe.h), SYNs to our ports (xdp_syn.h).  A stage ends the
+ * packet or calls the next;
  * whoever ends it counts it (xdp_finish.h) per CPU by interface, class and verdict.  A stage that has
- * nothing to do with a packet is not called: the lists are empty, or it is no probe.
+ * nothing to do with a packet is not called: the lists are empty, or it is no probe, or no SYN.
  *
- * Only what the lists name and probes are ever dropped: what is malformed goes to the network stack,
+ * Only what the lists name, probes, and SYNs to our ports beyond their rate are ever dropped: what is malformed goes to the network stack,
  * which knows why it drops.
  *
  * Every program is there twice: for whole frames, and for multi-buffer frames (`_frags`).  The kernel
  * allows no PROG_ARRAY with both.
  *
  * Only uapi headers: nothing here depends on the layout of a kernel, so the object needs no BTF.
- * Limits: kernel 5.10 for root, deny and probe, 5.12 for limit; 5.18 for multi-buffer frames.
+ * Limits: kernel 5.10 for root, deny and probe, 5.12 for limit and SYNs; 5.18 for multi-buffer frames.
  */
 #include <stdbool.h>
 #include <stddef.h>
@@ -25,6 +26,7 @@
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
+#include <linux/tcp.h>
 #include <linux/udp.h>
 
 #include <bpf/bpf_endian.h>
@@ -36,6 +38,7 @@
 #include "xdp_limit.h"
 #include "xdp_maps.h"
 #include "xdp_probe.h"
+#include "xdp_syn.h"
 #include "xdp_view.h"
 
 char LICENSE[] SEC("license") = "GPL";
@@ -57,6 +60,8 @@ static __always_inline __u8 choose_stages(const struct x0d_view *view, const str
 	/* A tagged frame belongs to a VLAN device, which sees it again without its tag. */
 	if (view->to_probe_port && !view->event.tags)
 		stages |= STAGE_BIT(X0D_STAGE_PROBE);
+	if (view->syn_port && is_limited_port(view->syn_port))
+		stages |= STAGE_BIT(X0D_STAGE_SYN);
 	return stages;
 }
 
@@ -95,3 +100,4 @@ PROGRAM(x0d_root, run_root(ctx, ctx->data_end - ctx->data), run_root(ctx, bpf_xd
 PROGRAM(x0d_deny, run_deny(ctx), run_deny(ctx))
 PROGRAM(x0d_limit, run_limit(ctx), run_limit(ctx))
 PROGRAM(x0d_probe, run_probe(ctx), run_probe(ctx))
+PROGRAM(x0d_syn, run_syn(ctx), run_syn(ctx))

@@ -79,6 +79,8 @@ static __always_inline int call_stages(struct xdp_md *ctx, struct x0d_view *view
 		bpf_tail_call(ctx, &x0d_stages, X0D_STAGE_LIMIT);
 	if (first <= X0D_STAGE_PROBE && wanted & STAGE_BIT(X0D_STAGE_PROBE))
 		bpf_tail_call(ctx, &x0d_stages, X0D_STAGE_PROBE);
+	if (first <= X0D_STAGE_SYN && wanted & STAGE_BIT(X0D_STAGE_SYN))
+		bpf_tail_call(ctx, &x0d_stages, X0D_STAGE_SYN);
 	return finish(view, X0D_VERDICT_PASS);
 }
 

@@ -114,35 +114,35 @@ static __always_inline struct x0d_limit *choose_limit(const struct x0d_view *vie
 
 /* The packet does not conform.  A packet that was under way while the limits changed may have moved the
  * schedule by the clock of its former limit, after another has adopted the new one: put right here. */
-static __always_inline bool refuse(struct x0d_source *source, __u64 due, __u64 latest)
+static __always_inline bool refuse(__u64 *due_at, __u64 due, __u64 latest)
 {
 	if (due > latest + AHEAD_MAX_NS)
-		__sync_val_compare_and_swap(&source->due_at, due, latest);
+		__sync_val_compare_and_swap(due_at, due, latest);
 	return false;
 }
 
 /* Generic cell rate algorithm, ITU-T I.371: a packet conforms if the schedule, with it, is no more
  * than the tolerance ahead. */
-static __always_inline bool conforms(struct x0d_source *source, const struct x0d_limit *limit, __u64 now)
+static __always_inline bool conforms(__u64 *due_at, __u64 interval_ns, __u64 tolerance_ns, __u64 now)
 {
-	const __u64 latest = now + limit->tolerance_ns;
-	__u64 due = source->due_at, next, seen;
+	const __u64 latest = now + tolerance_ns;
+	__u64 due = *due_at, next, seen;
 
 #pragma unroll
 	for (int i = 0; i < EXCHANGE_TRIES; i++) {
-		next = (due > now ? due : now) + limit->interval_ns;
+		next = (due > now ? due : now) + interval_ns;
 		if (next > latest)
-			return refuse(source, due, latest);
-		seen = __sync_val_compare_and_swap(&source->due_at, due, next);
+			return refuse(due_at, due, latest);
+		seen = __sync_val_compare_and_swap(due_at, due, next);
 		if (seen == due)
 			return true;
 		due = seen;
 	}
 	/* Others keep moving it: it is not idle, so adding is right, and at most one packet of each
 	 * CPU is early.  Dropping here would punish a source for its number of CPUs. */
-	if ((due > now ? due : now) + limit->interval_ns > latest)
+	if ((due > now ? due : now) + interval_ns > latest)
 		return false;
-	__sync_fetch_and_add(&source->due_at, limit->interval_ns);
+	__sync_fetch_and_add(due_at, interval_ns);
 	return true;
 }
 
@@ -162,7 +162,7 @@ static __always_inline int run_limit(struct xdp_md *ctx)
 	__sync_fetch_and_add(&source->packets, 1);
 	__sync_fetch_and_add(&source->bytes, view->event.length);
 	limit = view->policy.limit_generation ? choose_limit(view, source, &index) : NULL;
-	if (!limit || conforms(source, limit, read_clock(view, limit)))
+	if (!limit || conforms(&source->due_at, limit->interval_ns, limit->tolerance_ns, read_clock(view, limit)))
 		return call_stages(ctx, view, X0D_STAGE_LIMIT + 1);
 	__sync_fetch_and_add(&source->limited, 1);
 	hits = bpf_map_lookup_elem(&x0d_limit_hits, &index);

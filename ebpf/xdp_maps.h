@@ -19,7 +19,8 @@ struct x0d_view {
 	__u8 to_probe_port;
 	__u8 stages; /* bit of each x0d_stage that has something to do */
 	__u32 tick_ns;
-	__u32 reserved;
+	__be16 syn_port; /* where a SYN is going; 0: it is none */
+	__u16 reserved;
 };
 _Static_assert(sizeof(struct x0d_view) == 80, "view");
 
@@ -174,6 +175,29 @@ struct {
 	__uint(key_size, 16);
 	__uint(value_size, sizeof(struct x0d_source));
 } x0d_sources SEC(".maps");
+
+/* ---- limit on SYNs ---- */
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct x0d_syn_config);
+} x0d_syn_config SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, X0D_SYN_SOURCES_MAX);
+	__type(key, struct x0d_syn_key);
+	__type(value, __u64);
+} x0d_syn_sources SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} x0d_syn_drops SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

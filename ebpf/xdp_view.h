@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
  *
- * The root's look at a packet: class, addresses, ports, whether it is UDP to the probe port.
+ * The root's look at a packet: class, addresses, ports, whether it is UDP to the probe port or a SYN.
  *
  * Ethernet, up to two VLAN tags (a third makes the class `other`), IPv4 with options, IPv6 with up to
  * six extension headers (more make it `ip_other`), fragments, and whether the header of TCP, UDP or
@@ -18,6 +18,8 @@
 #define IPV6_EXTENSIONS_MAX 6
 #define IP_FRAGMENT_MASK 0x3fff /* more fragments, and the offset */
 #define IP_OFFSET_MASK 0x1fff
+#define IP_MORE_FRAGMENTS 0x2000
+#define IP_FRAGMENT_BYTES_MIN 8 /* of all but the last; ports are in them */
 #define IPV6_OFFSET_MASK 0xfff8
 #define TCP_HEADER_BYTES 20
 #define ICMP_HEADER_BYTES 8
@@ -73,6 +75,8 @@ static __always_inline __u8 view_transport(struct x0d_view *view, __u8 protocol,
 	} else if (protocol == IPPROTO_TCP) {
 		if (header + TCP_HEADER_BYTES > end)
 			return X0D_CLASS_MALFORMED;
+		if (((struct tcphdr *)header)->syn && !((struct tcphdr *)header)->ack)
+			view->syn_port = udp->dest;
 	} else if (protocol == icmp) {
 		return header + ICMP_HEADER_BYTES > end ? X0D_CLASS_MALFORMED : X0D_CLASS_ICMP;
 	} else {
@@ -87,6 +91,7 @@ static __always_inline __u8 view_ipv4(struct x0d_view *view, void *header, void 
 {
 	struct iphdr *ip = header;
 	__u32 length;
+	__u8 class;
 
 	if ((void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return X0D_CLASS_MALFORMED;
@@ -100,7 +105,13 @@ static __always_inline __u8 view_ipv4(struct x0d_view *view, void *header, void 
 	if (ip->frag_off & bpf_htons(IP_OFFSET_MASK))
 		return X0D_CLASS_FRAGMENT;
 	view->odd = length != sizeof(*ip) || ip->frag_off & bpf_htons(IP_FRAGMENT_MASK);
-	return view_transport(view, ip->protocol, IPPROTO_ICMP, header + length, end, probe_port);
+	class = view_transport(view, ip->protocol, IPPROTO_ICMP, header + length, end, probe_port);
+	/* A first fragment that ends before the flags may become a SYN once it is put together, and no honest
+	 * one is so short (RFC 1858): it is taken for one.  In IPv6 the stack drops it (RFC 8200). */
+	if (class == X0D_CLASS_MALFORMED && ip->protocol == IPPROTO_TCP && ip->frag_off & bpf_htons(IP_MORE_FRAGMENTS) &&
+	    header + length + IP_FRAGMENT_BYTES_MIN <= end)
+		view->syn_port = ((struct tcphdr *)(header + length))->dest;
+	return class;
 }
 
 static __always_inline bool is_extension(__u8 next_header)
@@ -171,6 +182,7 @@ static __always_inline void view_packet(struct x0d_view *view, void *data, void 
 	__be16 protocol;
 
 	view->family = view->odd = view->to_probe_port = 0;
+	view->syn_port = 0;
 	*(__u64 *)&view->event.source_port = 0; /* and all that is behind it in the event */
 	if (header > end)
 		goto classified;

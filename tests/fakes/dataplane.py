@@ -1,9 +1,10 @@
 """A data plane in memory: what the XDP programs do with probes, and what their maps hold.
 
 Not modelled: modes and their refusals (a test names the one refusal it wants; a refused stage is told by ``shortfall``
-and not by ``programs``), programs of an earlier life, the rate limit, packets other than
-probes, events, replies older than the 64-probe window, implausible sequences, maps that are full, objects other than
-by the names of what an upgrade would replace.  It is loaded from the start, as if ``open`` had been called.
+and not by ``programs``), programs of an earlier life, the rate limit of probes, packets other than probes and SYNs, the
+time that gives a source its SYNs back, the /64 of an IPv6 source, SYNs in transit, events, replies older than the
+64-probe window, implausible sequences, maps that are full, objects other than by the names of what an upgrade would
+replace.  It is loaded from the start, as if ``open`` had been called.
 ``tests/contract/test_data_plane.py`` holds it and the kernel to one contract.
 """
 
@@ -31,7 +32,7 @@ PROGRAMS = ("x0d_root_frags", *(f"x0d_{stage}_frags" for stage in layout.STAGES)
 
 
 class FakeDataPlane:
-    """``ports.DataPlane``; feed it with ``receive``."""
+    """``ports.DataPlane`` and ``ports.SynGuard``; feed it with ``receive`` and ``receive_syn``."""
 
     def __init__(self, clock: Clock, session: int) -> None:
         self._clock = clock
@@ -54,6 +55,10 @@ class FakeDataPlane:
         self._records: dict[tuple[int, Address], ProbeRecord] = {}
         self._events: Counter[tuple[int, str]] = Counter()
         self._packets: Counter[tuple[int, str]] = Counter()
+        self.syn_limit: tuple[tuple[int, ...], int, int] | None = None
+        """Ports, rate and burst; None: never set, or gone with everything else."""
+        self._syns: Counter[tuple[int, Address]] = Counter()
+        self._syns_limited = 0
 
     async def open(self) -> None:
         self.is_open = True
@@ -78,6 +83,8 @@ class FakeDataPlane:
             self._forget(ifindex)
         self._events.clear()
         self._packets.clear()
+        self._syns.clear()
+        self.syn_limit, self._syns_limited = None, 0
         self.is_open = False
 
     async def upgrade(self) -> Upgraded:
@@ -122,13 +129,20 @@ class FakeDataPlane:
     def probe_record(self, ifindex: int, neighbour: Address) -> ProbeRecord | None:
         return self._records.get((ifindex, neighbour))
 
+    def set_limit(self, ports: Sequence[int], rate_pps: int, burst: int) -> None:
+        self._require_open()
+        self.syn_limit = tuple(ports), rate_pps, burst
+
+    def limited(self) -> int:
+        return self._syns_limited
+
     def sample(self) -> PlaneSample:
         packets = [
             PacketCounter(at, "probe", verdict, packets, packets * 90)
             for (at, verdict), packets in self._packets.items()
         ]
         probes = [ProbeCounter(at, event, packets) for (at, event), packets in self._events.items()]
-        return PlaneSample(self._clock.monotonic_ns(), packets, probes, 0, 0)
+        return PlaneSample(self._clock.monotonic_ns(), packets, probes, 0, 0, self._syns_limited)
 
     def programs(self) -> Sequence[ProgramStatus]:
         kinds = ("root", *("stage" for _ in layout.STAGES))
@@ -175,6 +189,19 @@ class FakeDataPlane:
         return layout.encode_probe(
             replace(probe, kind=layout.PROBE_REPLY, reflected_at_ns=now_ns, requests_received=requests)
         )
+
+    def receive_syn(self, ifindex: int, source: Address, port: int) -> bool:
+        """Take a SYN to one of our addresses; whether it goes on to the network stack."""
+        if ifindex not in self.attached or ifindex in self.vanished or self.syn_limit is None:
+            return True
+        ports, rate_pps, burst = self.syn_limit
+        if port not in ports or rate_pps == 0:
+            return True
+        if self._syns[ifindex, source] >= burst:
+            self._syns_limited += 1
+            return False
+        self._syns[ifindex, source] += 1
+        return True
 
     def _accept(self, ifindex: int, source: Address, probe: layout.Probe, record: ProbeRecord) -> None:
         if probe.session != self._session:

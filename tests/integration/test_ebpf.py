@@ -16,7 +16,7 @@ from lab.nodes import ROOT
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(60)]
 
 OBJECTS = ROOT / "daemon" / "x0d" / "kernel" / "objects"
-STAGES = {"x0d_root_frags", "x0d_deny_frags", "x0d_limit_frags", "x0d_probe_frags"}
+STAGES = {"x0d_root_frags", "x0d_deny_frags", "x0d_limit_frags", "x0d_probe_frags", "x0d_syn_frags"}
 LIMIT = "PROGRAM(x0d_limit, run_limit(ctx), run_limit(ctx))"
 DENY = "PROGRAM(x0d_deny, run_deny(ctx), run_deny(ctx))"
 UNCHECKED_DENY = "PROGRAM(x0d_deny, *(int *)(long)ctx->data, *(int *)(long)ctx->data)"

@@ -263,7 +263,7 @@ def test_what_is_in_force_is_read_with_few_rights(lives: Lives) -> None:
         )
     finally:
         os.close(directory_fd)
-    assert ("deny limit probe\n", "") == (done.stdout, done.stderr)
+    assert ("deny limit probe syn\n", "") == (done.stdout, done.stderr)
 
 
 def test_refused_stage_without_programs_of_before(lives: Lives) -> None:

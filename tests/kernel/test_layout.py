@@ -37,6 +37,8 @@ SIZES = {
     "x0d_limit": layout_policy.LIMIT,
     "x0d_source": layout_policy.SOURCE,
     "x0d_event": layout_policy.EVENT,
+    "x0d_syn_config": layout_policy.SYN_CONFIG,
+    "x0d_syn_key": layout_policy.SYN_KEY,
 }
 OFFSETS = {
     "x0d_config": {"session": 8, "probe_rate_pps": 16, "event_every": 24, "talkers": 28},
@@ -45,6 +47,8 @@ OFFSETS = {
     "x0d_deny": {"slot": 0, "expires_at": 8, "covered_until": 16},
     "x0d_limit": {"interval_ns": 0, "tolerance_ns": 8, "expires_at": 16, "fallback": 24, "rate_pps": 28},
     "x0d_source": {"due_at": 0, "limit": 8, "packets": 16, "bytes": 24, "limited": 32},
+    "x0d_syn_config": {"interval_ns": 0, "tolerance_ns": 8, "ports": 16},
+    "x0d_syn_key": {"ifindex": 0, "address": 8},
     "x0d_event": {
         "at": 0,
         "ifindex": 8,
@@ -89,6 +93,8 @@ CONSTANTS = {
     "X0D_DENY_4_NETS": layout_policy.DENY_4_NETS,
     "X0D_DENY_6": layout_policy.DENY_6,
     "X0D_DENY_6_NETS": layout_policy.DENY_6_NETS,
+    "X0D_SYN_PORTS_MAX": layout_policy.SYN_PORTS_MAX,
+    "X0D_SYN_SOURCES_MAX": layout_policy.SYN_SOURCES_MAX,
     "X0D_STAGES": len(layout.STAGES),
     "X0D_STAGE_SLOTS": layout.STAGE_SLOTS,
     "X0D_SEQUENCE_JUMP_MAX": xdp_values.SEQUENCE_JUMP_MAX,

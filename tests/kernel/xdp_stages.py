@@ -21,6 +21,7 @@ from x0d.kernel.events import decode_event
 from x0d.kernel.layout import DataPlaneConfig, InterfaceCounters
 from x0d.kernel.layout_policy import Policy
 from x0d.kernel.libbpf import Libbpf
+from x0d.kernel.syn import SynLimit, put_syn_limit, read_syn_drops
 from x0d.mesh.model import Address
 from x0d.ports.policy import PacketEvent
 
@@ -33,6 +34,7 @@ RESETTABLE = (
     ("x0d_sources", 16, layout_policy.SOURCE.size),
     ("x0d_limit4", layout_policy.NET4_KEY.size, layout_policy.LIMIT_INDEX.size),
     ("x0d_limit6", layout_policy.NET6_KEY.size, layout_policy.LIMIT_INDEX.size),
+    ("x0d_syn_sources", layout_policy.SYN_KEY.size, layout.COUNT.size),
 )
 HITS_RESET = 8
 """Tests that share programs use slots and indices below this."""
@@ -98,6 +100,8 @@ class XdpStages:
         for index in range(HITS_RESET):
             bpf.update(self.fds["x0d_deny_hits"], _index(index), bytes(8 * self._cpus))
             bpf.update(self.fds["x0d_limit_hits"], _index(index), bytes(8 * self._cpus))
+        bpf.update(self.fds["x0d_syn_drops"], _index(0), bytes(8 * self._cpus))
+        self.limit_syns(SynLimit((), 0, 1))
         self._policy = Policy(self.deny_index)
         self._put_policy()
 
@@ -184,6 +188,29 @@ class XdpStages:
         """Every tracked address."""
         found = bpf.entries(self.fds["x0d_sources"], 16, layout_policy.SOURCE.size)
         return {layout.decode_address(key) for key, _value in found}
+
+    # ---- SYNs to our ports ----
+
+    def limit_syns(self, limit: SynLimit) -> None:
+        """Put a limit in force; the buckets of sources stay."""
+        put_syn_limit(self.fds, limit)
+
+    def syn_drops(self) -> int:
+        """SYNs that the limit has dropped."""
+        return read_syn_drops(self.fds, self._cpus)
+
+    def syn_sources(self) -> dict[tuple[int, Address], int]:
+        """When the next SYN of each interface and source is due, nanoseconds."""
+        found = {}
+        for key, value in bpf.entries(self.fds["x0d_syn_sources"], layout_policy.SYN_KEY.size, layout.COUNT.size):
+            ifindex, _reserved, address = layout_policy.SYN_KEY.unpack(key)
+            found[ifindex, layout.decode_address(address)] = layout.COUNT.unpack(value)[0]
+        return found
+
+    def put_syn_source(self, ifindex: int, address: Address, due_at_ns: int) -> None:
+        """Write when the next SYN of a source is due."""
+        key = layout_policy.SYN_KEY.pack(ifindex, 0, layout.encode_address(address))
+        bpf.update(self.fds["x0d_syn_sources"], key, layout.COUNT.pack(due_at_ns))
 
     # ---- events ----
 

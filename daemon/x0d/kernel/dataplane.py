@@ -15,13 +15,15 @@ import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeVar
 
 from x0d.errors import PinMissing
-from x0d.kernel import pins
+from x0d.kernel import bpf, pins
 from x0d.kernel.loaded import OBJECT_FILE, LoadedPlane, PlaneSettings, require_bpf
+from x0d.kernel.syn import SynLimit, is_there, put_syn_limit, read_syn_drops
 from x0d.mesh.model import Address, ProbeRecord
 from x0d.ports import Attachment, MapStatus, ObjectStatus, PlaneSample, ProgramStatus, Upgraded
 
@@ -34,7 +36,7 @@ T = TypeVar("T")
 
 
 class XdpDataPlane:
-    """``ports.DataPlane`` on the kernel; ``open`` it first."""
+    """``ports.DataPlane`` and ``ports.SynGuard`` on the kernel; ``open`` it first."""
 
     def __init__(
         self, bpffs_dir: Path, settings: PlaneSettings, on_programs: Callable[[], None] = lambda: None
@@ -49,6 +51,7 @@ class XdpDataPlane:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="x0d-xdp")
         self._loaded: LoadedPlane | None = None
         self._retired_may_move = True
+        self._syn_limit: SynLimit | None = None
 
     async def open(self) -> None:
         """Load the programs with the pinned maps and write their configuration; nothing happens if they are.
@@ -131,6 +134,8 @@ class XdpDataPlane:
         """Read the object again and put it in force; see ``ports.DataPlane``."""
         loaded = self._open_plane("upgrade the programs")
         upgraded = await self._in_worker(loaded.upgrade)
+        if self._syn_limit is not None and is_there(loaded.map_fds()):  # perhaps the first object that has it
+            put_syn_limit(loaded.map_fds(), self._syn_limit)
         self._on_programs()
         return upgraded
 
@@ -165,6 +170,22 @@ class XdpDataPlane:
         """Read the kernel's record; its prober's half is zero until this life's first reply."""
         return self._loaded.neighbours.record(ifindex, neighbour) if self._loaded is not None else None
 
+    # ---- SYNs to our ports ----
+
+    def set_limit(self, ports: Sequence[int], rate_pps: int, burst: int) -> None:
+        """Limit SYNs by source; see ``ports.SynGuard``.  An upgrade to programs that know the limit puts it in force.
+
+        Raises:
+            PinMissing: nothing is loaded, or programs of before the limit are in force.
+            KernelRefused: another refusal.
+        """
+        self._syn_limit = SynLimit(tuple(ports), rate_pps, burst)
+        put_syn_limit(self._open_plane("limit SYNs").map_fds(), self._syn_limit)
+
+    def limited(self) -> int:
+        """SYNs dropped; see ``ports.SynGuard``."""
+        return read_syn_drops(self.map_fds, bpf.possible_cpus())
+
     # ---- reading ----
 
     def sample(self) -> PlaneSample:
@@ -176,7 +197,7 @@ class XdpDataPlane:
             # Asked before reading: what is counted until the last adoption is read once after it.
             self._retired_may_move = loaded.has_unadopted()
             loaded.retired.refresh()
-        return loaded.counters.sample(now_ns)
+        return replace(loaded.counters.sample(now_ns), syn_limited=self.limited())
 
     def programs(self) -> Sequence[ProgramStatus]:
         """Every program of the object, loaded or not; empty while nothing is loaded."""

@@ -51,8 +51,10 @@ PROBE_EVENTS = (
     "implausible",
 )
 """Names of ``enum x0d_probe_event``, in its order."""
-STAGES = ("deny", "limit", "probe")
+STAGES = ("deny", "limit", "probe", "syn")
 """Names of ``enum x0d_stage``: index of a program in map ``x0d_stages``."""
+LATER_STAGES = frozenset({"syn"})
+"""An object of this layout may be of before these were added; it works without them."""
 STAGE_SLOTS = 8
 
 PROBE = struct.Struct("!IBBH5Q")
@@ -121,6 +123,9 @@ def map_shapes(
         "x0d_limits": MapShape(4, policy.LIMIT.size, limits_max),
         "x0d_limit_hits": MapShape(4, COUNT.size, limits_max),
         "x0d_sources": MapShape(16, policy.SOURCE.size, sources_max),
+        "x0d_syn_config": MapShape(4, policy.SYN_CONFIG.size, 1),
+        "x0d_syn_sources": MapShape(policy.SYN_KEY.size, COUNT.size, policy.SYN_SOURCES_MAX),
+        "x0d_syn_drops": MapShape(4, COUNT.size, 1),
         "x0d_events": MapShape(0, 0, event_buffer_bytes),
     }
 

@@ -1,4 +1,4 @@
-"""Maps of the deny and limit stages and records of the event stream: the rest of ``ebpf/x0d.h``.
+"""Maps of the deny, limit and SYN stages and records of the event stream: the rest of ``ebpf/x0d.h``.
 
 The deny-list is four lists, each an inner map in an outer one of two elements: exact addresses in
 hash tables, true prefixes in tries, IPv4 and IPv6 apart.  ``POLICY`` says which element is in force.
@@ -28,6 +28,8 @@ COVERED_FOR_EVER = (1 << 64) - 1
 """``x0d_deny.covered_until`` where a broader entry never expires."""
 EXPIRES_AT_NS_MAX = (1 << 63) - 1
 """The latest expiry of a deny entry or limit, after 292 years of uptime: for ever.  Later ones are written as this."""
+SYN_PORTS_MAX = 4
+SYN_SOURCES_MAX = 8192
 SCRATCH_BYTES = 80
 """Value of map ``x0d_scratch``, which only XDP reads."""
 IPV4_MAPPED = bytes(10) + b"\xff\xff"
@@ -41,10 +43,14 @@ LIMIT = struct.Struct("=QQQII")
 LIMIT_INDEX = struct.Struct("=I")
 SOURCE = struct.Struct("=5Q")
 EVENT = struct.Struct("=QII16s16s2s2sBBBB")
+SYN_CONFIG = struct.Struct("=QQ8s")
+SYN_KEY = struct.Struct("=II16s")
+SYN_PORTS = struct.Struct(f"!{SYN_PORTS_MAX}H")
 
 assert (POLICY.size, NET4_KEY.size, NET6_KEY.size, DENY.size) == (8, 8, 20, 24)
 assert DENY_FILTER.size == FILTER_BITS // 8
 assert (LIMIT.size, SOURCE.size, EVENT.size) == (32, 40, 56)
+assert (SYN_CONFIG.size, SYN_KEY.size, SYN_PORTS.size) == (24, 24, 8)
 
 
 @dataclass(frozen=True, slots=True)

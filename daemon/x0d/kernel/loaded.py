@@ -15,14 +15,14 @@ import structlog
 
 from x0d import telemetry
 from x0d.errors import InvalidInput, KernelRefused, NotSupported
-from x0d.kernel import bpf, layout, objects, pins
+from x0d.kernel import bpf, layout, pins
 from x0d.kernel.attachment import XdpAttacher
 from x0d.kernel.clock import tick_ns
 from x0d.kernel.counters import InterfaceCounters, RetiredCounters
 from x0d.kernel.former import find_former
 from x0d.kernel.held_links import HeldLinks
-from x0d.kernel.libbpf import Libbpf, read_object
-from x0d.kernel.maps import STAGES, PinnedMaps
+from x0d.kernel.libbpf import Libbpf
+from x0d.kernel.maps import LATER, STAGES, PinnedMaps
 from x0d.kernel.neighbours import NeighbourTable
 from x0d.kernel.pipeline import (
     ROOT,
@@ -37,6 +37,7 @@ from x0d.kernel.pipeline import (
     program_name,
     refused_status,
 )
+from x0d.kernel.plane_object import PlaneObject, read_plane_object
 from x0d.kernel.refusals import with_rest_in_force
 from x0d.ports import Attachment, ObjectStatus, ProgramStatus, Upgraded
 
@@ -84,7 +85,7 @@ class LoadedPlane:
         """Load with what is pinned; errors as in ``XdpDataPlane.open``."""
         self._settings = settings
         self._libbpf = Libbpf()
-        self._elf, self.object_status = self._read_object()
+        self._object = read_plane_object(settings.object_file)
         require_bpf()
         self.directory = pins.prepare_directory(bpffs_dir)
         shapes = layout.map_shapes(settings.deny_entries_max, settings.sources_max, settings.event_buffer_bytes)
@@ -117,6 +118,11 @@ class LoadedPlane:
         self.counters = InterfaceCounters(self.maps.fds, self.retired)
         self.neighbours = NeighbourTable(self.maps.fds, self._settings.session)
 
+    @property
+    def object_status(self) -> ObjectStatus:
+        """Of the object that was read last."""
+        return self._object.status
+
     def close(self) -> None:
         """Let go of every descriptor; what is pinned goes on."""
         self._held.close()
@@ -146,10 +152,10 @@ class LoadedPlane:
     def _load_or_keep(self, *, frags: bool) -> Pipeline:
         """Load a variant, or find one of an earlier life that has what is refused."""
         try:
-            loaded = load_pipeline(self._loader(self._elf), frags=frags)
+            loaded = load_pipeline(self._loader(self._object), frags=frags)
         except KernelRefused as refusal:
             former = self._find_former(frags=frags)
-            if former is None or self.maps.missing():
+            if former is None or self.maps.missing() - LATER:
                 self._refused[frags] = refusal
                 raise
             former.refused[ROOT] = refusal
@@ -198,11 +204,11 @@ class LoadedPlane:
     def _upgrade(self) -> Upgraded:
         started_s = time.perf_counter()
         self.attacher.verify()  # one that has lost its pins could not be changed over
-        elf, status = self._read_object()
+        found = read_plane_object(self._settings.object_file)
         renewals: list[Renewal] = []
         try:
             for pipeline in self._pipelines.values():
-                renewals.append(load_renewal(self._loader(elf), pipeline))  # noqa: PERF401  undone when one fails
+                renewals.append(load_renewal(self._loader(found), pipeline))  # noqa: PERF401  undone when one fails
             self._put_in_force(renewals)
         except (InvalidInput, KernelRefused):
             for renewal in renewals:
@@ -213,8 +219,8 @@ class LoadedPlane:
             settled = renewal.settle()
             self._pipelines[settled.frags] = settled
             self._pin_array(settled)
-        changed = (status.path,) if status.sha256 != self.object_status.sha256 else ()
-        self._elf, self.object_status = elf, status
+        changed = (found.status.path,) if found.status.sha256 != self.object_status.sha256 else ()
+        self._object = found
         self._refused.clear()
         return Upgraded(names, (time.perf_counter() - started_s) * 1000, changed)
 
@@ -236,13 +242,14 @@ class LoadedPlane:
                 renewal.revert_stages()
             raise
 
-    def _loader(self, elf: bytes) -> ProgramLoader:
+    def _loader(self, plane_object: PlaneObject) -> ProgramLoader:
         def load(name: str, array_fd: int | None) -> tuple[Program, int]:
+            plane_object.require(name)
             shared = dict(self.maps.fds)
             if array_fd is not None:
                 shared[STAGES] = array_fd
             try:
-                loaded = self._libbpf.load(elf, name, shared, self.maps.sizes)
+                loaded = self._libbpf.load(plane_object.elf, name, shared, self.maps.sizes)
             except InvalidInput as fault:  # of what only libbpf looks into
                 reason = f"{self._settings.object_file}: {fault}"
                 raise InvalidInput(reason) from fault
@@ -261,19 +268,6 @@ class LoadedPlane:
             return program, array_fd
 
         return load
-
-    def _read_object(self) -> tuple[bytes, ObjectStatus]:
-        """Bytes of the object file, looked into, and what is to be shown of it."""
-        file = self._settings.object_file
-        elf = read_object(file)
-        info = objects.inspect(elf, str(file))
-        present = {function for _section, function in info.programs}
-        wanted = {program_name(part, frags=frags) for part in (ROOT, *layout.STAGES) for frags in (True, False)}
-        if missing := sorted(wanted - present):
-            reason = f"{file}: it lacks the program {missing[0]}"
-            raise InvalidInput(reason)
-        now_ms = time.time_ns() // 1_000_000
-        return elf, ObjectStatus(str(file), info.sha256, info.license, info.layout_version, info.has_btf, now_ms)
 
     def _pin_array(self, pipeline: Pipeline) -> None:
         pins.replace_pin(pipeline.array_fd, self.maps.directory / array_pin(frags=pipeline.frags))

@@ -31,6 +31,8 @@ STAGES = "x0d_stages"
 """Arrays of programs: each loading of the programs makes its own, so they are not kept here."""
 RESIZED = frozenset({"x0d_sources", "x0d_deny_hits", "x0d_events"})
 """Maps whose size is the configuration's, and of which nothing hangs on a program's using an earlier one."""
+LATER = frozenset({"x0d_syn_config", "x0d_syn_sources", "x0d_syn_drops"})
+"""Maps that were added to this layout; programs of before work without them."""
 HITS = "x0d_deny_hits"
 CARRIED = {1: ("x0d_links", "x0d_locals")}
 """Maps whose entries mean the same in an earlier layout and in ours."""
@@ -62,7 +64,7 @@ class PinnedMaps:
         self.fds: dict[str, int] = {}
         self._former_hits: int | None = None
         self.are_continued = False
-        """Whether programs of an earlier life read and write these very maps, but for those of ``RESIZED``."""
+        """Whether programs of an earlier life read and write these very maps, except ``RESIZED`` and ``LATER``."""
 
     @property
     def directory(self) -> Path:
@@ -95,7 +97,7 @@ class PinnedMaps:
             else:
                 os.close(fd)
             (self.directory / name).unlink()
-        self.are_continued = version == layout.LAYOUT_VERSION and self.missing() <= RESIZED
+        self.are_continued = version == layout.LAYOUT_VERSION and self.missing() <= RESIZED | LATER
 
     def missing(self) -> frozenset[str]:
         """Maps that the first program is to bring."""

@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack
 from ipaddress import ip_network
 
 from x0d.config import Config
+from x0d.errors import KernelRefused
 from x0d.kernel.clock import SystemClock
 from x0d.kernel.dataplane import PlaneSettings, XdpDataPlane
 from x0d.kernel.events import KernelEvents
@@ -36,6 +37,7 @@ LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 KIB = 1024
 POLICY_ALERT = "policy_moved_aside"
 ROWS_ALERT = "policy_rows_unreadable"
+SYN_ALERT = "syn_limit_missing"
 
 
 class KernelParts:
@@ -81,6 +83,7 @@ class KernelParts:
     async def _open_plane(self, stack: AsyncExitStack) -> None:
         stack.callback(self.plane.close)
         await self.plane.open()
+        self._limit_syns()
         stack.push_async_callback(self._lists.close)
         await self._lists.open()
         stack.push_async_callback(self._store.close)
@@ -98,6 +101,7 @@ class KernelParts:
     async def reopen(self) -> None:
         """Load everything again after it was removed; nothing happens if it is there."""
         await self.plane.open()
+        self._limit_syns()
         await self._lists.open()
         await self.policy.restore()
         self._events.open()
@@ -138,6 +142,18 @@ class KernelParts:
         """Take over neighbours and management prefixes of a newly read configuration."""
         self._config = config
         self.policy.protected_changed()
+
+    def _limit_syns(self) -> None:
+        """Keep each source to its rate of connections with our ports; what cannot be kept ends nothing else."""
+        listen, ebpf = self._config.listen, self._config.ebpf
+        ports = (listen.control_port, listen.peer_port, listen.peer_http_port, listen.join_port)
+        try:
+            self.plane.set_limit(ports, ebpf.syn_rate, ebpf.syn_burst)
+        except KernelRefused as refusal:
+            text = f"connections with x0d's own ports are not limited by source: {refusal}"
+            self._alerts.raise_alert(SYN_ALERT, text)
+        else:
+            self._alerts.clear(SYN_ALERT)
 
     def _judge_programs(self) -> None:
         judge_programs(self._alerts, self.plane.programs())

@@ -18,6 +18,7 @@ from x0d.ports.plane import (
     ProbeCounter,
     ProgramStatus,
     RefusedMode,
+    SynGuard,
     Upgraded,
 )
 from x0d.ports.policy import LimitRate, PacketEvent, PacketEvents, PolicyPlane, PolicyStore, Source
@@ -56,6 +57,7 @@ __all__ = [
     "Source",
     "SvidSource",
     "SvidStatus",
+    "SynGuard",
     "TraceSample",
     "Tracer",
     "TrustBundle",

@@ -57,6 +57,8 @@ class PlaneSample:
     probes: Sequence[ProbeCounter]
     events_sent: int
     events_lost: int
+    syn_limited: int = 0
+    """SYNs to our ports that were dropped, since the maps were made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ class DataPlane(Protocol):
         """
 
     def shortfall(self, stage: str) -> str:
-        """Why a stage (``deny``, ``limit`` or ``probe``) does nothing on some interface or on all.
+        """Why a stage (``deny``, ``limit``, ``probe`` or ``syn``) does nothing on some interface or on all.
 
         A sentence without its full stop; empty if the stage works wherever we are attached.
         """
@@ -188,3 +190,24 @@ class DataPlane(Protocol):
 
     def objects(self) -> Sequence[ObjectStatus]:
         """The object that was read last; empty while nothing is loaded.  ``programs`` tells what came of it."""
+
+
+class SynGuard(Protocol):
+    """What keeps a hostile host from beginning TCP connections with our ports faster than we can refuse them.
+
+    A source is an address on an interface of ours; of an IPv6 address that is not link-local, its first 64 bits.
+    Connections that exist, other ports, and packets in transit are not touched.
+    """
+
+    def set_limit(self, ports: Sequence[int], rate_pps: int, burst: int) -> None:
+        """Let each source begin ``burst`` connections at once with these ports together, and ``rate_pps`` a second.
+
+        It holds from the next packet on, also while the daemon is away; rate 0: there is no limit.  At most four
+        ports.  After ``detach_all`` and ``open`` it is to be set again.
+
+        Raises:
+            KernelRefused: nothing is loaded, or the programs in force do not know the limit.
+        """
+
+    def limited(self) -> int:
+        """SYNs dropped so far, of all sources; 0 while nothing is loaded."""

@@ -80,6 +80,8 @@ def _of_packets(reading: DataplaneReading) -> Iterator[Metric]:
     yield from (packets, octets, probes, events)
     yield GaugeMetricFamily(telemetry.DENY_ENTRIES, "Entries of the deny-list.", reading.deny_entries)
     yield GaugeMetricFamily(telemetry.LIMITS, "Rate limits in force.", reading.limits)
+    text = "SYNs to x0d's own ports, dropped because their source had sent too many."
+    yield CounterMetricFamily(telemetry.SYN_LIMITED, text, reading.sample.syn_limited)
     text = "Changes of the lists that would lock somebody out: refused, or forced."
     guarded = CounterMetricFamily(telemetry.LOCK_OUTS, text, labels=["outcome"])
     guarded.add_metric(["refused"], reading.lock_outs_refused)

@@ -12,6 +12,7 @@ CONSEQUENCES: Final = {
     "deny": "the deny-list is not enforced",
     "limit": "limits are not enforced",
     "probe": "probes are not answered: links stay down",
+    "syn": "SYNs to x0d's own ports are not limited",
 }
 """By stage."""
 REMEDY: Final = "x0ctl ebpf upgrade puts another object in force"
