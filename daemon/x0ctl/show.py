@@ -1,7 +1,6 @@
 """Each reply as tables for people."""
 
 from x0ctl.output import clean, duration, instant, print_fields, print_line, print_table
-from x0d.capabilities import shorten
 from x0d.v1.incident_pb2 import ListIncidentsResponse
 from x0d.v1.mesh_pb2 import ListLinksResponse, ListNodesResponse, ListRoutesResponse
 from x0d.v1.node_pb2 import GetStatusResponse, InterfaceStatus, RefusedMode, ReloadResponse, RunDoctorResponse
@@ -63,8 +62,8 @@ def reloaded(reply: ReloadResponse) -> None:
 
 def doctor(reply: RunDoctorResponse) -> None:
     """Print whose answer it is, then the checks."""
-    held = shorten(reply.capabilities)
-    print_line(clean(f"The running x0d: kernel {reply.kernel_release}, uid {reply.uid}, capabilities: {held}"))
+    whose = f"The running x0d: kernel {reply.kernel_release}, uid {reply.uid}"
+    print_line(clean(f"{whose}, capabilities: {reply.capabilities_summary}"))
     print_line("")
     rows = [(check.name, check.outcome, check.detail, check.remedy) for check in reply.checks]
     print_table(("CHECK", "OUTCOME", "FOUND", "WHAT TO DO"), rows, "no checks", prose=2)

@@ -82,7 +82,7 @@ def run(bpffs_dir: Path) -> DoctorReport:
         _check_memlock(release),
         *check_sysctls(),
     )
-    return DoctorReport(release, os.geteuid(), capabilities, checks)
+    return DoctorReport(release, os.geteuid(), capabilities, checks, shorten(capabilities))
 
 
 def to_json_dict(report: DoctorReport) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def to_json_dict(report: DoctorReport) -> dict[str, Any]:
 
 def render_text(report: DoctorReport) -> str:
     """Several lines for a terminal, ending without a newline."""
-    lines = [f"kernel {report.kernel_release}, uid {report.uid}, capabilities: {shorten(report.capabilities)}"]
+    lines = [f"kernel {report.kernel_release}, uid {report.uid}, capabilities: {report.capabilities_summary}"]
     width = max((len(check.name) for check in report.checks), default=0)
     for check in report.checks:
         lines.append(f"{check.outcome:<8} {check.name:<{width}}  {check.detail}")

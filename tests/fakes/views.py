@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from fakes.views_dataplane import FakeDataplaneView, FakePolicyView, FakeTracingView
+from fakes.views_identity import FakeAuditView, FakeIdentityView
 from x0d.errors import X0dError
 from x0d.mapek.model import (
     ActionRecord,
@@ -50,13 +51,17 @@ STATUS = NodeStatus(
     nodes_known=4,
     routes_installed=3,
     incidents_open=1,
+    spiffe_id="spiffe://dev.x0d.test/node/n1",
+    svid_not_after_unix_ms=1_700_086_400_000,
 )
 LINK = Link("n1-n2.5c1e", "n2", "eth1", "fe80::1", "fe80::2", "up", "", 100, 100, 0.21, 0.0, 0.25, 1000, 998, 3, 61.5)
 NODE = Node(
     "n2", ("10.255.0.2/32",), 1 << 60, 17, False, False, True, 1.5, (Adjacency("n1-n2.5c1e", "n1", 100, "up", 3),)
 )
 ROUTE = Route("10.255.0.2/32", "n2", "n2", "fe80::2", "eth1", 100, 0x78300001, True)
-REPORT = DoctorReport("6.18.0", 0, ("cap_bpf",), (DoctorCheck("btf", "failed", "no /sys/kernel/btf/vmlinux", "x"),))
+REPORT = DoctorReport(
+    "6.18.0", 0, ("cap_bpf",), (DoctorCheck("btf", "failed", "no /sys/kernel/btf/vmlinux", "x"),), "cap_bpf"
+)
 
 
 def incident(generation: int = 3, state: IncidentState = IncidentState.CLOSED, padding: str = "") -> Incident:
@@ -156,7 +161,16 @@ def fake_views() -> Views:
     incidents = FakeIncidentView()
     incidents.publish(incident(3))
     incidents.publish(incident(4, IncidentState.OPEN))
-    return Views(FakeNodeView(), FakeMeshView(), incidents, FakeDataplaneView(), FakePolicyView(), FakeTracingView())
+    return Views(
+        node=FakeNodeView(),
+        mesh=FakeMeshView(),
+        incidents=incidents,
+        dataplane=FakeDataplaneView(),
+        policy=FakePolicyView(),
+        tracing=FakeTracingView(),
+        identity=FakeIdentityView(),
+        audit=FakeAuditView(),
+    )
 
 
 def starting(step: str) -> NodeStatus:

@@ -137,7 +137,7 @@ def test_json_is_the_proto() -> None:
 def test_text_shows_remedies() -> None:
     """Every check has a line, and a shortfall its remedy."""
     checks = (DoctorCheck("btf", "ok", "there"), DoctorCheck("bpffs", "failed", "not there", "mount it"))
-    text = doctor.render_text(DoctorReport("6.1.0", 7, (), checks))
+    text = doctor.render_text(DoctorReport("6.1.0", 7, (), checks, "none"))
     assert text.splitlines() == [
         "kernel 6.1.0, uid 7, capabilities: none",
         "ok       btf    there",
@@ -174,6 +174,6 @@ def test_without_rights_it_still_answers(world: World) -> None:
     assert done.stderr == ""
     shown = json.loads(done.stdout)
     outcomes = {check["name"]: check["outcome"] for check in shown["checks"]}
-    assert (shown["uid"], shown["capabilities"]) == (65534, [])
+    assert (shown["uid"], shown["capabilities"], shown["capabilities_summary"]) == (65534, [], "none")
     failed = {name for name, outcome in outcomes.items() if outcome == doctor.FAILED}
     assert failed >= {"capabilities", "program_xdp", "bpffs"}

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from x0d.mapek.model import Incident
 from x0d.service.views_dataplane import DataplaneView, TracingView
+from x0d.service.views_identity import AuditView, IdentityView
 from x0d.service.views_policy import PolicyView
 
 # ---- node ----
@@ -234,6 +235,8 @@ class Views:
     dataplane: DataplaneView | None = None
     policy: PolicyView | None = None
     tracing: TracingView | None = None
+    identity: IdentityView | None = None
+    audit: AuditView | None = None
 
 
 View = TypeVar("View")
