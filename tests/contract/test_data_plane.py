@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -15,11 +15,12 @@ import pytest
 from fakes.clock import FakeClock
 from fakes.dataplane import FakeDataPlane
 from kernel.plane_world import PlaneWorld, new_plane_world
+from kernel.xdp_frames import syn
 from kernel.xdp_packets import Packet
 from x0d.errors import ForeignProgram, PinMissing
 from x0d.kernel import bpf, layout
 from x0d.mesh.model import Address, ProbeRecord
-from x0d.ports import DataPlane
+from x0d.ports import DataPlane, SynGuard
 
 SESSION = 77
 HERE, THERE, STRANGER = ip_address("10.9.0.1"), ip_address("10.9.0.2"), ip_address("10.9.0.3")
@@ -30,6 +31,8 @@ class Machine(Protocol):
     """A data plane, and two interfaces of it that are joined: what leaves ``va`` comes in on ``vb``."""
 
     plane: DataPlane
+    guard: SynGuard
+    """The same object."""
     va: int
     vb: int
 
@@ -38,6 +41,9 @@ class Machine(Protocol):
 
     def send(self, source: Address, destination: Address, payload: bytes) -> None:
         """Send a probe out of ``va``."""
+
+    def send_syn(self, source: Address, port: int) -> None:
+        """Send a SYN to an address of ours out of ``va``."""
 
     def request(self, session: int, sequence: int) -> bytes:
         """A probe of a moment ago."""
@@ -54,6 +60,7 @@ class FakeMachine:
         self.clock = FakeClock()
         self.fake = FakeDataPlane(self.clock, SESSION)
         self.plane: DataPlane = self.fake
+        self.guard: SynGuard = self.fake
         self.va, self.vb = 11, 12
 
     def wait(self, make: Callable[[], Awaitable[T]]) -> T:
@@ -66,6 +73,9 @@ class FakeMachine:
         answer = self.fake.receive(self.vb, source, destination, payload)
         if answer is not None:
             self.fake.receive(self.va, destination, source, answer)
+
+    def send_syn(self, source: Address, port: int) -> None:
+        self.fake.receive_syn(self.vb, source, port)
 
     def request(self, session: int, sequence: int) -> bytes:
         return layout.encode_request(session, sequence, self.clock.now_ns - 50_000)
@@ -84,14 +94,20 @@ class KernelMachine:
         self.vb = self.world.index("vb")
         self.xdp = plane_world.open(session=SESSION)
         self.plane: DataPlane = self.xdp
+        self.guard: SynGuard = self.xdp
         self._held: list[int] = []
 
     def wait(self, make: Callable[[], Awaitable[T]]) -> T:
         return self.world.wait(make)
 
     def send(self, source: Address, destination: Address, payload: bytes) -> None:
-        frame = Packet(source, destination, payload).encode()
+        self._send(Packet(source, destination, payload).encode())
 
+    def send_syn(self, source: Address, port: int) -> None:
+        assert isinstance(source, IPv4Address)
+        self._send(syn(source, port))
+
+    def _send(self, frame: bytes) -> None:
         def send() -> None:
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
                 raw.bind(("va", 0))
@@ -309,3 +325,45 @@ def test_shortfall_tells_whether_anything_is_enforced(machine: Machine) -> None:
     assert [""] * len(layout.STAGES) == [machine.plane.shortfall(stage) for stage in layout.STAGES]
     machine.wait(machine.plane.detach_all)
     assert all("everything is detached" in machine.plane.shortfall(stage) for stage in layout.STAGES)
+
+
+def test_syns_beyond_the_burst_are_dropped(machine: Machine) -> None:
+    """A source may send its burst to our ports together; other sources and ports are free, and so are all at rate 0."""
+    attach(machine)
+    assert 0 == machine.guard.limited()
+    machine.guard.set_limit((9470, 9471), rate_pps=1, burst=3)
+    for port in (9470, 9471, 9470, 9470, 9471):
+        machine.send_syn(THERE, port)
+    assert machine.settled(lambda: machine.guard.limited() == 2)
+    for port in (22, 9472, 22, 9472):
+        machine.send_syn(THERE, port)
+    for _ in range(3):
+        machine.send_syn(STRANGER, 9470)
+    machine.send_syn(STRANGER, 9470)
+    assert machine.settled(lambda: machine.guard.limited() == 3), "all but the last have passed"
+    assert 3 == machine.plane.sample().syn_limited
+    machine.guard.set_limit((9470, 9471), rate_pps=0, burst=3)
+    machine.send_syn(THERE, 9470)
+    machine.guard.set_limit((9472,), rate_pps=1, burst=3)
+    machine.send_syn(THERE, 9472)
+    assert machine.settled(lambda: machine.guard.limited() == 4), "who has spent all has spent it for other ports too"
+
+
+def test_syn_limit_goes_with_everything(machine: Machine) -> None:
+    """After ``detach_all`` there is no limit and no count; ``open`` brings neither back, ``set_limit`` does."""
+    attach(machine)
+    machine.guard.set_limit((9470,), rate_pps=1, burst=1)
+    machine.send_syn(THERE, 9470)
+    machine.send_syn(THERE, 9470)
+    assert machine.settled(lambda: machine.guard.limited() == 1)
+    machine.wait(machine.plane.detach_all)
+    assert (0, 0) == (machine.guard.limited(), machine.plane.sample().syn_limited)
+    with pytest.raises(PinMissing):
+        machine.guard.set_limit((9470,), rate_pps=1, burst=1)
+    machine.wait(machine.plane.open)
+    attach(machine)
+    assert 0 == machine.guard.limited()
+    machine.guard.set_limit((9470,), rate_pps=1, burst=1)
+    machine.send_syn(THERE, 9470)
+    machine.send_syn(THERE, 9470)
+    assert machine.settled(lambda: machine.guard.limited() == 1)

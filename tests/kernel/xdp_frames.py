@@ -49,6 +49,12 @@ def ipv4(
     return ethernet(ETHERNET_IPV4, head + source.packed + TARGET4.packed + options + payload, tags)
 
 
+def syn(source: IPv4Address, port: int, target: IPv4Address = TARGET4) -> bytes:
+    """A SYN over IPv4, without checksums, which XDP does not look at; the stack drops it."""
+    frame = ipv4(TCP, struct.pack("!HHIIBBHHH", 4242, port, 1, 0, 0x50, 2, 1000, 0, 0), source=source)
+    return frame[:30] + target.packed + frame[34:]
+
+
 def ipv6(next_header: int, payload: bytes, *, source: IPv6Address = SOURCE6, tags: tuple[int, ...] = ()) -> bytes:
     """An IPv6 packet in its frame."""
     head = struct.pack("!IHBB", 0x60000000, len(payload) & 0xFFFF, next_header, 64)
