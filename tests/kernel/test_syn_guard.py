@@ -158,6 +158,7 @@ def objects(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
         "before": build(directory / "before", before_syn=True),
         "broken": build(directory / "broken", broken=["syn"]),
         "deny broken": build(directory / "deny", broken=["deny"]),
+        "root broken": build(directory / "root", broken=["root"]),
     }
 
 
@@ -237,7 +238,7 @@ def test_limit_outlives_the_daemon(lives: Lives) -> None:
 
 
 def test_objects_of_before(lives: Lives) -> None:
-    """An object without the stage serves as it did, says so, and an upgrade puts the wanted limit in force."""
+    """An object without the stage serves as it did and says so; after an upgrade there is a limit to set."""
     plane = lives.begin("before")
     with pytest.raises(PinMissing, match="earlier version"):
         plane.set_limit(PORTS, 1, 3)
@@ -248,6 +249,7 @@ def test_objects_of_before(lives: Lives) -> None:
     lives.world.send("vb", 7)
     lives.install("shipped")
     assert "x0d_syn_frags" in lives.world.world.wait(plane.upgrade).replaced
+    plane.set_limit(PORTS, 1, 3)
     assert ("loaded", "", "", 3) == (state(plane), told(plane), plane.shortfall("syn"), lives.passed(HOSTILE))
     assert 7 == udp_counted(plane, lives.index)
 
@@ -266,10 +268,11 @@ def test_restart_after_a_version_of_before(lives: Lives) -> None:
     assert 3 == lives.passed(HOSTILE)
 
 
-def test_programs_of_before_stand_in(lives: Lives) -> None:
-    """Programs without the stage go on where the new one's deny stage is refused: the maps it lacks do not hinder."""
+@pytest.mark.parametrize("installed", ["deny broken", "root broken"])
+def test_programs_of_before_stand_in(lives: Lives, installed: str) -> None:
+    """Programs without the stage go on where others of the new object are refused: the maps they lack do not hinder."""
     lives.begin("before")
-    plane = lives.begin("deny broken")
+    plane = lives.begin(installed)
     assert all(row.is_former for row in plane.programs() if row.state == "loaded")
     assert "off" == state(plane)
     assert "not among the programs of an earlier life" in plane.shortfall("syn")

@@ -314,8 +314,9 @@ def test_denied_source_spends_nothing(room: Room) -> None:
 # ---- whose SYN it is ----
 
 
+@pytest.mark.parametrize("is_resolved", [False, True], ids=["unresolved", "resolved"])
 @pytest.mark.parametrize("version", [4, 6])
-def test_syns_in_transit_are_free(variant: Room, version: int) -> None:
+def test_syns_in_transit_are_free(variant: Room, version: int, is_resolved: bool) -> None:
     """A router limits SYNs to its own addresses; those to another host with the same ports go on."""
     stages = variant.stages
     stages.reset()
@@ -328,6 +329,8 @@ def test_syns_in_transit_are_free(variant: Room, version: int) -> None:
         router.ip("-6 addr add fd77::1/64 dev ra nodad")
         router.ip("route add 10.88.0.0/24 via 10.77.0.2")
         router.ip("-6 route add fd88::/64 via fd77::2")
+        for gateway in ("10.77.0.2", "fd77::2") if is_resolved else ():
+            router.ip(f"neigh add {gateway} lladdr 02:00:00:00:00:01 dev ra")
         here = Room(stages, router)
         mine, theirs, beside = ADDRESSES[version]
         source: Address = IPv4Address("10.77.0.9") if version == 4 else IPv6Address("fd99::9")

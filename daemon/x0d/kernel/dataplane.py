@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 from x0d.errors import PinMissing
 from x0d.kernel import bpf, pins
 from x0d.kernel.loaded import OBJECT_FILE, LoadedPlane, PlaneSettings, require_bpf
-from x0d.kernel.syn import SynLimit, is_there, put_syn_limit, read_syn_drops
+from x0d.kernel.syn import SynLimit, put_syn_limit, read_syn_drops
 from x0d.mesh.model import Address, ProbeRecord
 from x0d.ports import Attachment, MapStatus, ObjectStatus, PlaneSample, ProgramStatus, Upgraded
 
@@ -51,7 +51,6 @@ class XdpDataPlane:
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="x0d-xdp")
         self._loaded: LoadedPlane | None = None
         self._retired_may_move = True
-        self._syn_limit: SynLimit | None = None
 
     async def open(self) -> None:
         """Load the programs with the pinned maps and write their configuration; nothing happens if they are.
@@ -134,8 +133,6 @@ class XdpDataPlane:
         """Read the object again and put it in force; see ``ports.DataPlane``."""
         loaded = self._open_plane("upgrade the programs")
         upgraded = await self._in_worker(loaded.upgrade)
-        if self._syn_limit is not None and is_there(loaded.map_fds()):  # perhaps the first object that has it
-            put_syn_limit(loaded.map_fds(), self._syn_limit)
         self._on_programs()
         return upgraded
 
@@ -173,14 +170,13 @@ class XdpDataPlane:
     # ---- SYNs to our ports ----
 
     def set_limit(self, ports: Sequence[int], rate_pps: int, burst: int) -> None:
-        """Limit SYNs by source; see ``ports.SynGuard``.  An upgrade to programs that know the limit puts it in force.
+        """Limit SYNs by source; see ``ports.SynGuard``.
 
         Raises:
-            PinMissing: nothing is loaded, or programs of before the limit are in force.
+            PinMissing: nothing is loaded, or an object of before the limit.
             KernelRefused: another refusal.
         """
-        self._syn_limit = SynLimit(tuple(ports), rate_pps, burst)
-        put_syn_limit(self._open_plane("limit SYNs").map_fds(), self._syn_limit)
+        put_syn_limit(self._open_plane("limit SYNs").map_fds(), SynLimit(tuple(ports), rate_pps, burst))
 
     def limited(self) -> int:
         """SYNs dropped; see ``ports.SynGuard``."""

@@ -38,19 +38,14 @@ def encode_syn_limit(limit: SynLimit) -> bytes:
     return SYN_CONFIG.pack(interval_ns, interval_ns * limit.burst, ports)
 
 
-def is_there(map_fds: Mapping[str, int]) -> bool:
-    """Whether the programs in force know the limit."""
-    return CONFIG in map_fds
-
-
 def put_syn_limit(map_fds: Mapping[str, int], limit: SynLimit) -> None:
     """Put the limit in force for the next SYN; buckets stay as they are.
 
     Raises:
-        KernelRefused: the programs in force have no such map (``PinMissing``), or writing it was refused.
+        KernelRefused: there is no such map (``PinMissing``), or writing it was refused.
     """
-    if not is_there(map_fds):
-        detail = "the programs in force are of an earlier version, which had no such limit"
+    if CONFIG not in map_fds:
+        detail = "the programs are of an earlier version, which had no such limit"
         raise PinMissing("limit SYNs", errno.ENOENT, detail)
     value = encode_syn_limit(limit)
     if bpf.lookup(map_fds[CONFIG], _ENTRY, SYN_CONFIG.size) != value:

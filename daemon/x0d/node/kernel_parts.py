@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack
 from ipaddress import ip_network
 
 from x0d.config import Config
-from x0d.errors import KernelRefused
+from x0d.errors import KernelRefused, PinMissing
 from x0d.kernel.clock import SystemClock
 from x0d.kernel.dataplane import PlaneSettings, XdpDataPlane
 from x0d.kernel.events import KernelEvents
@@ -37,7 +37,7 @@ LOOPBACK = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
 KIB = 1024
 POLICY_ALERT = "policy_moved_aside"
 ROWS_ALERT = "policy_rows_unreadable"
-SYN_ALERT = "syn_limit_missing"
+SYN_ALERT = "syn_limit_refused"
 
 
 class KernelParts:
@@ -51,7 +51,7 @@ class KernelParts:
         self._config = config
         self._clock = clock
         self._alerts = alerts
-        self.plane = XdpDataPlane(config.node.bpffs_dir, plane_settings(config, session), self._judge_programs)
+        self.plane = XdpDataPlane(config.node.bpffs_dir, plane_settings(config, session), self._programs_changed)
         self._lists = KernelPolicy(lambda: self.plane.map_fds, lambda: self.plane.maps_dir, ebpf.deny_entries_max)
         self._events = KernelEvents(lambda: self.plane.map_fds, ebpf.event_buffer_kib * KIB, ebpf.event_sample_every)
         self._store = PolicyDatabase(config.node.state_dir / "policy.db")
@@ -83,7 +83,6 @@ class KernelParts:
     async def _open_plane(self, stack: AsyncExitStack) -> None:
         stack.callback(self.plane.close)
         await self.plane.open()
-        self._limit_syns()
         stack.push_async_callback(self._lists.close)
         await self._lists.open()
         stack.push_async_callback(self._store.close)
@@ -101,7 +100,6 @@ class KernelParts:
     async def reopen(self) -> None:
         """Load everything again after it was removed; nothing happens if it is there."""
         await self.plane.open()
-        self._limit_syns()
         await self._lists.open()
         await self.policy.restore()
         self._events.open()
@@ -143,20 +141,19 @@ class KernelParts:
         self._config = config
         self.policy.protected_changed()
 
-    def _limit_syns(self) -> None:
-        """Keep each source to its rate of connections with our ports; what cannot be kept ends nothing else."""
+    def _programs_changed(self) -> None:
+        """Programs were loaded, replaced or removed, and maps made with them: what depends on that, anew."""
+        judge_programs(self._alerts, self.plane.programs())
         listen, ebpf = self._config.listen, self._config.ebpf
         ports = (listen.control_port, listen.peer_port, listen.peer_http_port, listen.join_port)
         try:
             self.plane.set_limit(ports, ebpf.syn_rate, ebpf.syn_burst)
+        except PinMissing:  # nothing is loaded, or the stage is missing, of which ``judge_programs`` tells
+            self._alerts.clear(SYN_ALERT)
         except KernelRefused as refusal:
-            text = f"connections with x0d's own ports are not limited by source: {refusal}"
-            self._alerts.raise_alert(SYN_ALERT, text)
+            self._alerts.raise_alert(SYN_ALERT, f"SYNs to x0d's own ports are not limited by source: {refusal}")
         else:
             self._alerts.clear(SYN_ALERT)
-
-    def _judge_programs(self) -> None:
-        judge_programs(self._alerts, self.plane.programs())
 
     def _protected(self) -> Sequence[Protected]:
         """What a deny-list entry or a limit must not cover unasked."""

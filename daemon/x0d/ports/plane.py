@@ -203,10 +203,12 @@ class SynGuard(Protocol):
         """Let each source begin ``burst`` connections at once with these ports together, and ``rate_pps`` a second.
 
         It holds from the next packet on, also while the daemon is away; rate 0: there is no limit.  At most four
-        ports.  After ``detach_all`` and ``open`` it is to be set again.
+        ports.  It is to be set again after ``open`` and ``upgrade``, which may have made the maps anew; where nothing
+        has changed that changes nothing.  ``DataPlane.shortfall`` tells where the stage does not work.
 
         Raises:
-            KernelRefused: nothing is loaded, or the programs in force do not know the limit.
+            PinMissing: nothing is loaded, or an object of before the limit.
+            KernelRefused: another refusal.
         """
 
     def limited(self) -> int:
