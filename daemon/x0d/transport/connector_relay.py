@@ -1,0 +1,161 @@
+"""Bytes between gRPC's private connection and a TLS connection that was judged.
+
+Both ways alike: read what is there, write it at once; when the writing side is full, stop reading until it has taken
+the rest.  So at most one slice is held for each direction.  Everything runs in callbacks of the event loop: a stream
+reader and a task would cost each message two more turns of the loop.
+
+A callback reads until nothing is left, or comes back by ``call_soon``: libuv stops watching a socket that has once
+shown an error, and the bytes before the error would be lost.
+"""
+
+import asyncio
+import socket
+from typing import Final
+
+from OpenSSL import SSL
+
+from x0d.transport.connector_dial import Session
+from x0d.transport.connector_tls import library_text
+
+SLICE_BYTES: Final = 131_072
+"""Read at once from gRPC, and gathered at most before it is written to it."""
+RECORD_BYTES: Final = 16_384
+"""Longest TLS record; OpenSSL gives one at a time."""
+ROUNDS_MAX: Final = 4
+"""Slices in one turn; then others have theirs."""
+
+
+class Relay:
+    """One connection of gRPC's, on its way to the peer."""
+
+    def __init__(self, inner: socket.socket, session: Session) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._inner = inner
+        self._tcp = session.tcp
+        self._tls = session.tls
+        self._ended: asyncio.Future[str] = self._loop.create_future()
+        self._up = memoryview(b"")
+        """Read from gRPC, not yet taken by TLS."""
+        self._down = memoryview(b"")
+        """Read from TLS, not yet taken by gRPC."""
+        self._has_heard = False
+
+    async def run(self) -> str:
+        """Relay until either end is gone; gives the peer's refusal, if that came in place of its first byte."""
+        self._loop.add_reader(self._inner.fileno(), self._read_inner)
+        self._loop.add_reader(self._tcp.fileno(), self._read_tls)
+        try:
+            return await self._ended
+        finally:
+            self._end()
+            for watched in (self._inner, self._tcp):
+                self._loop.remove_reader(watched.fileno())
+                self._loop.remove_writer(watched.fileno())
+
+    def cut(self) -> None:
+        """End at once."""
+        self._end()
+
+    def _end(self, said: str = "") -> None:
+        if not self._ended.done():
+            self._ended.set_result(said)
+
+    # ---- gRPC -> peer ----
+
+    def _read_inner(self) -> None:
+        for _ in range(ROUNDS_MAX):
+            if self._ended.done() or self._up:
+                return
+            try:
+                data = self._inner.recv(SLICE_BYTES)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._end()
+                return
+            if not data:
+                self._end()
+                return
+            self._up = memoryview(data)
+            self._write_tls()
+        self._loop.call_soon(self._read_inner)
+
+    def _write_tls(self) -> None:
+        """Give TLS what is held for it; watch gRPC only while nothing is."""
+        try:
+            while self._up:
+                self._up = self._up[self._tls.send(self._up) :]
+        except SSL.WantWriteError:
+            self._loop.remove_reader(self._inner.fileno())
+            self._loop.add_writer(self._tcp.fileno(), self._resume_tls)
+        except SSL.Error as error:
+            self._fail(error)
+
+    def _resume_tls(self) -> None:
+        """TCP has room again: for what is held, and for an answer that TLS itself owes the peer."""
+        self._loop.remove_writer(self._tcp.fileno())
+        self._write_tls()
+        if not self._up and not self._ended.done():
+            self._loop.add_reader(self._inner.fileno(), self._read_inner)
+        self._read_tls()
+
+    # ---- peer -> gRPC ----
+
+    def _read_tls(self) -> None:
+        for _ in range(ROUNDS_MAX):
+            if self._ended.done() or self._down:
+                return
+            data, is_drained = self._gather()
+            if data:
+                self._has_heard = True
+                self._down = memoryview(data)
+                self._write_inner()
+            if is_drained:
+                return
+        self._loop.call_soon(self._read_tls)
+
+    def _gather(self) -> tuple[bytes, bool]:
+        """Read records up to a slice, or up to one that is not full: a message often ends there, and need not wait."""
+        records: list[bytes] = []
+        is_drained = False
+        try:
+            while len(records) * RECORD_BYTES < SLICE_BYTES:
+                record = self._tls.recv(RECORD_BYTES)
+                records.append(record)
+                if len(record) < RECORD_BYTES:
+                    break
+        except SSL.WantReadError:
+            is_drained = True
+        except SSL.WantWriteError:
+            is_drained = True
+            self._loop.add_writer(self._tcp.fileno(), self._resume_tls)
+        except SSL.Error as error:
+            if not records:  # else the next round meets the error again, once these are delivered
+                is_drained = True
+                self._fail(error)
+        return records[0] if len(records) == 1 else b"".join(records), is_drained
+
+    def _write_inner(self) -> None:
+        """Give gRPC what is held for it; watch the peer only while nothing is."""
+        try:
+            self._down = self._down[self._inner.send(self._down) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._end()
+            return
+        if self._down:
+            self._loop.remove_reader(self._tcp.fileno())
+            self._loop.add_writer(self._inner.fileno(), self._resume_inner)
+
+    def _resume_inner(self) -> None:
+        self._loop.remove_writer(self._inner.fileno())
+        self._write_inner()
+        if not self._down and not self._ended.done():
+            self._loop.add_reader(self._tcp.fileno(), self._read_tls)
+            self._read_tls()
+
+    def _fail(self, error: SSL.Error) -> None:
+        """End; an alert before the peer's first byte is its refusal of us, which TLS 1.3 tells only then."""
+        is_plain = self._has_heard or isinstance(error, SSL.ZeroReturnError | SSL.SysCallError)
+        self._end("" if is_plain else library_text(error))
