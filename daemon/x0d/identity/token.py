@@ -14,7 +14,7 @@ from ipaddress import AddressValueError, IPv6Address
 from typing import Final
 
 from x0d.errors import InvalidInput
-from x0d.identity.spiffe_id import ID_BYTES_MAX, SpiffeId
+from x0d.identity.spiffe_id import SpiffeId
 
 PREFIX: Final = "x0d1-"
 SECRET_BYTES: Final = 16
