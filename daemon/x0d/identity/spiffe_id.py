@@ -42,7 +42,7 @@ class TrustDomain:
     @property
     def is_dev(self) -> bool:
         """Whether the name is one that only development and documentation may use."""
-        return self.name.endswith(DEV_SUFFIXES)
+        return f".{self.name}".endswith(DEV_SUFFIXES)
 
     def __str__(self) -> str:
         return self.name
