@@ -6,38 +6,65 @@ gRPC, the messages and rich are imported by the command that needs them: ``--hel
 error answer at once.
 """
 
+import os
 from typing import Final
 
 import click
 
+from x0ctl.audit import audit
 from x0ctl.command import OUTPUTS, Group, Options
 from x0ctl.dataplane import ebpf
+from x0ctl.identity import identity
 from x0ctl.policy import deny, limit
 from x0ctl.watch import top, watch
 
 ENDPOINT_DEFAULT: Final = "unix:///run/x0d/x0d.sock"
+WORKLOAD_SOCKET_DEFAULT: Final = "/run/x0d/workload.sock"
 TIMEOUT_S_DEFAULT: Final = 10.0
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.option(
-    "--endpoint", default=ENDPOINT_DEFAULT, envvar="X0CTL_ENDPOINT", show_envvar=True, help="Where x0d answers."
+    "--endpoint",
+    default=ENDPOINT_DEFAULT,
+    envvar="X0CTL_ENDPOINT",
+    show_envvar=True,
+    help="Where x0d answers: a socket of this host, or dns:///HOST:9470.",
+)
+@click.option(
+    "--server-id",
+    default="",
+    envvar="X0CTL_SERVER_ID",
+    show_envvar=True,
+    metavar="SPIFFE_ID",
+    help="Who must answer at dns:///HOST, such as spiffe://dev.x0d.test/node/n2.",
+)
+@click.option(
+    "--workload-socket",
+    default=WORKLOAD_SOCKET_DEFAULT,
+    envvar="X0CTL_WORKLOAD_SOCKET",
+    show_envvar=True,
+    metavar="PATH",
+    help="Workload API that gives you your own identity, for dns:///HOST.",
 )
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", help="For people or for programs.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     default=TIMEOUT_S_DEFAULT,
-    help="Seconds to wait for an answer; streams (watch, top, trace, deny list and load) take as long as they take.",
+    help="Seconds to connect and wait for an answer; streams (watch, top, trace, deny list and load) take their time.",
 )
 @click.version_option(package_name="x0d")
 @click.pass_context
-def cli(context: click.Context, endpoint: str, output: str, timeout: float) -> None:
-    """Ask and steer the x0d of this host.
+def cli(
+    context: click.Context, endpoint: str, server_id: str, workload_socket: str, output: str, timeout: float
+) -> None:
+    """Ask and steer the x0d of this host, or of another one.
 
     Exit codes: 0 done, 1 refused or failed, 2 usage, 3 unreachable, 4 not permitted, 130 Ctrl-C.
     """
-    context.obj = Options(endpoint, output, timeout)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read when gRPC is imported; our own errors say it in words
+    context.obj = Options(endpoint, output, timeout, server_id, workload_socket)
 
 
 @cli.command()
@@ -81,7 +108,7 @@ def doctor(options: Options) -> int:
     try:
         reply = options.client().unary(node_pb2_grpc.NodeServiceStub, "RunDoctor", request, node_pb2.RunDoctorResponse)
     except Failure as failure:
-        if failure.exit_code != EXIT_UNREACHABLE:
+        if failure.exit_code != EXIT_UNREACHABLE or not options.is_local:
             raise
         return offline_doctor.run(options.output)
     if not options.json(reply):
@@ -174,5 +201,5 @@ def incident_show(options: Options, incident_id: str) -> None:
         print_incident(reply.incident)
 
 
-for command in (watch, top, ebpf, deny, limit):
+for command in (watch, top, ebpf, deny, limit, identity, audit):
     cli.add_command(command)

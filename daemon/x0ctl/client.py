@@ -1,58 +1,58 @@
-"""The connection to a daemon, and what each of its statuses means to the operator.
+"""Calls to a daemon, and what each of its statuses means to the operator.
 
 A status that x0d decided carries the trailing metadata ``x0d-reason``; one without was made up by
-gRPC on this side: nobody answered.
+gRPC on this side: nobody answered.  Which way a call goes is ``x0ctl.local``'s or ``x0ctl.remote``'s.
 """
 
-import errno
-import os
 import re
-import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeVar
-
-from google.protobuf.message import Message
-
-from x0ctl.failure import EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_UNREACHABLE, Failure
-from x0ctl.output import clean
-
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # read at import; our own errors say it in words
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
+from google.protobuf.message import Message
 
-RESPONSE_BYTES_MAX: Final = 16 << 20
+from x0ctl.endpoint import is_local, place_of, require_server_id, socket_path
+from x0ctl.failure import EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_UNREACHABLE, Failure
+from x0ctl.output import clean
+from x0ctl.way import Way
 
-_OPTIONS: Final = (("grpc.max_receive_message_length", RESPONSE_BYTES_MAX), ("grpc.enable_retries", 0))
+if TYPE_CHECKING:
+    from x0ctl.command import Options
 
 Reply = TypeVar("Reply", bound=Message)
 
 
-def socket_path(endpoint: str) -> str:
-    """Path of a ``unix:`` endpoint.
+@contextmanager
+def connected(options: "Options") -> Iterator["Client"]:
+    """Calls to the daemon that the options name, until the end of the block.  Raises Failure."""
+    if is_local(options.endpoint):
+        from x0ctl.local import LocalWay  # noqa: PLC0415 - one of two ways
 
-    Raises:
-        Failure: another kind of endpoint.
-    """
-    if endpoint.startswith("unix:"):
-        return endpoint.removeprefix("unix:").removeprefix("//")
-    if endpoint.startswith("dns:"):
-        text = f"{endpoint} needs identity; not available in this version"
-        raise Failure(EXIT_FAILED, text, "run x0ctl on the host itself: --endpoint unix:///run/x0d/x0d.sock")
-    raise Failure(2, f"{endpoint!r} is not an endpoint", "it looks like unix:///run/x0d/x0d.sock")
+        local = LocalWay(socket_path(options.endpoint))
+        with local.channel:
+            yield Client(local, options.timeout_s)
+        return
+    place = place_of(options.endpoint)
+    server_id = require_server_id(options.server_id, options.endpoint)
+    from x0ctl.remote import dialed  # noqa: PLC0415 - start-up time: cryptography and asyncio
+
+    with dialed(place, server_id, Path(options.workload_socket), options.timeout_s) as remote:
+        yield Client(remote, options.timeout_s)
 
 
 class Client:
     """Calls to one daemon.  ``timeout_s`` limits each call that is not a stream."""
 
-    def __init__(self, endpoint: str, timeout_s: float) -> None:
-        self._path = socket_path(endpoint)
+    def __init__(self, way: Way, timeout_s: float) -> None:
+        self._way = way
         self._timeout_s = timeout_s
-        self._channel = grpc.insecure_channel(f"unix:{self._path}", options=_OPTIONS)
 
     def unary(self, stub: Callable[[grpc.Channel], Any], method: str, request: Message, kind: type[Reply]) -> Reply:
         """Call and wait for the answer.  Raises Failure."""
         try:
-            reply = getattr(stub(self._channel), method)(request, timeout=self._timeout_s)
+            reply = getattr(stub(self._way.channel), method)(request, timeout=self._timeout_s)
         except grpc.RpcError as error:
             raise self._failure(error) from None
         assert isinstance(reply, kind)
@@ -65,7 +65,7 @@ class Client:
 
         An iterator as ``request`` is read in another thread while answers come; it must not raise.
         """
-        call = getattr(stub(self._channel), method)(request)
+        call = getattr(stub(self._way.channel), method)(request)
         try:
             yield from call
         except grpc.RpcError as error:
@@ -78,34 +78,26 @@ class Client:
         details = "\n".join(clean(line) for line in (error.details() or status.name).split("\n"))
         metadata: Mapping[str, str | bytes] = dict(error.trailing_metadata() or ())
         reason = str(metadata.get("x0d-reason", ""))
-        if reason in _GATE_REFUSALS:
-            return Failure(EXIT_NOT_PERMITTED, details, "run as root, or for reading join group x0d")
+        if status is grpc.StatusCode.UNAUTHENTICATED or reason == "peer":
+            return Failure(EXIT_NOT_PERMITTED, details, self._way.identity_missing)
+        if reason == "role":  # about the caller; PERMISSION_DENIED of another reason is the kernel's word about x0d
+            return Failure(EXIT_NOT_PERMITTED, details, self._way.role_missing)
         if reason:
             return Failure(EXIT_FAILED, _one_a_line(reason, details), _NEXT_STEP.get(reason, ""))
-        if status is grpc.StatusCode.UNAVAILABLE:
-            return self._unreachable(details)
-        if status is grpc.StatusCode.DEADLINE_EXCEEDED:
-            text = f"no answer from {self._path} within {self._timeout_s:g} s"
-            return Failure(EXIT_UNREACHABLE, text, "wait longer with --timeout, or see: journalctl -u x0d")
-        if status is grpc.StatusCode.CANCELLED:
-            return Failure(EXIT_UNREACHABLE, "x0d ended the call: it is stopping", "systemctl status x0d")
-        return Failure(EXIT_FAILED, f"{status.name}: {details}")
+        return self._unanswered(status, details)
 
-    def _unreachable(self, details: str) -> Failure:
-        """Ask the socket itself what is wrong with it."""
-        try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(1)
-                probe.connect(self._path)
-        except OSError as error:
-            if error.errno in (errno.EACCES, errno.EPERM):
-                text = f"{self._path}: permission denied"
-                return Failure(EXIT_NOT_PERMITTED, text, "run as root, or for reading join group x0d")
-            reason = error.strerror or str(error)
-            text = f"cannot reach x0d at {self._path}: {reason}"
-            return Failure(EXIT_UNREACHABLE, text, "is x0d running? systemctl status x0d")
-        text = f"the connection to {self._path} ended: {details}"
-        return Failure(EXIT_UNREACHABLE, text, "x0d is stopping, or has too many clients; systemctl status x0d")
+    def _unanswered(self, status: grpc.StatusCode, details: str) -> Failure:
+        way = self._way
+        if status is grpc.StatusCode.UNAVAILABLE:
+            return way.unreachable(details)
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            text = f"no answer from {way.name} within {self._timeout_s:g} s"
+            return way.silent() or Failure(
+                EXIT_UNREACHABLE, text, f"wait longer with --timeout, or see: {way.log_there}"
+            )
+        if status is grpc.StatusCode.CANCELLED:
+            return Failure(EXIT_UNREACHABLE, "x0d ended the call: it is stopping", way.ask_there)
+        return Failure(EXIT_FAILED, f"{status.name}: {details}")
 
 
 def _one_a_line(reason: str, details: str) -> str:
@@ -115,9 +107,6 @@ def _one_a_line(reason: str, details: str) -> str:
         return f"{head}:\n  " + reasons.replace("; ", "\n  ") if colon else details
     return re.sub(r"; (?=line \d+: )", "\n", details)
 
-
-_GATE_REFUSALS: Final = ("role", "peer")
-"""About the caller; PERMISSION_DENIED of another reason is the kernel's word about x0d."""
 
 _NEXT_STEP: Final = {
     "starting": "try again in a moment; x0ctl status shows the step under way",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from x0ctl.endpoint import is_local
+
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
@@ -28,12 +30,21 @@ class Options:
     endpoint: str
     output: str
     timeout_s: float
+    server_id: str
+    """SPIFFE ID of who must answer at a remote endpoint; empty: nobody was named."""
+    workload_socket: str
+    """Where this caller's own identity comes from, for a remote endpoint."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the daemon of this host is asked."""
+        return is_local(self.endpoint)
 
     def client(self) -> "Client":
-        """Connect; nothing is sent yet."""
-        from x0ctl.client import Client  # noqa: PLC0415 - start-up time
+        """Calls to the daemon until the command ends; nothing is sent yet.  Raises Failure."""
+        from x0ctl.client import connected  # noqa: PLC0415 - start-up time
 
-        return Client(self.endpoint, self.timeout_s)
+        return click.get_current_context().with_resource(connected(self))
 
     def json(self, message: "Message", *, one_line: bool = False) -> bool:
         """Print as JSON if that was asked for; False: the caller prints for people."""

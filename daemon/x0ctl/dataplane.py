@@ -107,7 +107,7 @@ def ebpf_detach(options: Options, interfaces: Sequence[str], config: str, *, eve
     try:
         reply = options.dataplane("Detach", request, dataplane_pb2.DetachResponse)
     except Failure as failure:
-        if failure.exit_code != EXIT_UNREACHABLE or not everything:
+        if failure.exit_code != EXIT_UNREACHABLE or not everything or not options.is_local:
             raise
         return offline_detach.run(config)
     if not options.json(reply):

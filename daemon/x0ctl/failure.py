@@ -3,6 +3,7 @@
 from typing import Final
 
 EXIT_FAILED: Final = 1
+EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
 EXIT_NOT_PERMITTED: Final = 4
 

@@ -12,6 +12,7 @@ def status(reply: GetStatusResponse) -> None:
     print_fields(
         [
             ("node", reply.node),
+            ("identity", _identity(reply)),
             ("phase", phase),
             ("version", reply.version),
             ("configuration", reply.config_file),
@@ -32,6 +33,12 @@ def status(reply: GetStatusResponse) -> None:
         headers = ("INTERFACE", "INDEX", "STATE", "XDP MODE", "NOTES")
         rows = [(row.name, row.ifindex or "-", row.state, row.mode or "-", _notes(row)) for row in reply.interfaces]
         print_table(headers, rows, "", prose=1)
+
+
+def _identity(reply: GetStatusResponse) -> str:
+    if not reply.spiffe_id:
+        return "none that is valid; x0ctl identity show says why"
+    return f"{reply.spiffe_id} until {instant(reply.svid_not_after_unix_ms)}"
 
 
 def _notes(row: InterfaceStatus) -> str:
