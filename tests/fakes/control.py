@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,11 @@ from typing import Any, TypeVar
 import uvloop
 from grpc import StatusCode, aio
 
+from fakes.audit import FakeAuditor
 from fakes.views import FakeIncidentView, FakeNodeView, fake_views
 from fakes.views_dataplane import FakeDataplaneView, FakePolicyView, FakeTracingView
 from x0ctl.__main__ import main
+from x0d.identity.roles import Binding
 from x0d.service.api import Servicers
 from x0d.service.views import Views
 from x0d.transport.grpc_server import ControlServer
@@ -46,6 +48,7 @@ class Lab:
     dataplane: FakeDataplaneView
     policy: FakePolicyView
     tracing: FakeTracingView
+    auditor: FakeAuditor
 
     @property
     def endpoint(self) -> str:
@@ -61,7 +64,7 @@ class Lab:
 
 
 @asynccontextmanager
-async def running(*, ready: bool = True) -> AsyncIterator[Lab]:
+async def running(*, ready: bool = True, bindings: Iterable[Binding] = ()) -> AsyncIterator[Lab]:
     """Start a server; stop it and remove its directory at the end."""
     runtime_dir = Path(tempfile.mkdtemp(prefix="x0dt-"))
     os.chmod(runtime_dir, 0o755)  # noqa: PTH101, S103 - other uids come to call
@@ -73,13 +76,14 @@ async def running(*, ready: bool = True) -> AsyncIterator[Lab]:
     assert isinstance(dataplane, FakeDataplaneView)
     assert isinstance(policy, FakePolicyView)
     assert isinstance(tracing, FakeTracingView)
-    server = ControlServer(runtime_dir, VIEWER_GROUP)
+    auditor = FakeAuditor()
+    server = ControlServer(runtime_dir, VIEWER_GROUP, bindings=bindings, auditor=auditor)
     server.add(Servicers(views))
     await server.start()
     if ready:
         server.set_ready()
     try:
-        yield Lab(runtime_dir, server, views, node, incidents, dataplane, policy, tracing)
+        yield Lab(runtime_dir, server, views, node, incidents, dataplane, policy, tracing, auditor)
     finally:
         await server.stop(0.0)
         shutil.rmtree(runtime_dir)

@@ -1,65 +1,61 @@
 """Roles, the table of methods, and the names that carry a caller."""
 
-from pathlib import Path
+import os
 
 import pytest
 from grpc import aio
 from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from hypothesis import given
-from hypothesis import strategies as st
 
 from fakes.control import run
 from fakes.views import fake_views
+from x0d.identity.roles import Binding, IdPattern, Role
 from x0d.service.api import Servicers
-from x0d.transport.access import METHODS, Caller, Role, Roles, caller_of, name_of
+from x0d.transport.access import AUDITED, METHODS, Caller, UnixRoles
 from x0d.transport.health import Health
+from x0d.v1 import audit_pb2, dataplane_pb2, identity_pb2, incident_pb2, mesh_pb2, node_pb2, peer_pb2
 
-PRIVATE = Path("/run/x0d/private")
-ids = st.integers(0, 2**32 - 1)
-
-
-@given(uid=ids, groups=st.frozensets(ids, max_size=3), number=st.integers(1))
-def test_name_round_trip(uid: int, groups: frozenset[int], number: int) -> None:
-    """A caller survives the way through the name that its connection is bound to."""
-    caller = Caller(uid, groups)
-    assert caller == caller_of(f"unix:{PRIVATE}/{name_of(caller, number)}", PRIVATE)
+GROUP = "nogroup"
+GID = 65534
 
 
-@given(st.text() | st.text("u01-g/:", max_size=30).map(lambda text: f"unix:{PRIVATE}/{text}"))
-def test_any_peer_text(peer: str) -> None:
-    """Any peer text is a caller or none, and never an error."""
-    caller = caller_of(peer, PRIVATE)
-    assert caller is None or caller.uid >= 0
+def held(caller: Caller, *bindings: Binding) -> set[Role]:
+    """Roles of a caller under these bindings."""
+    return set(UnixRoles.of_bindings(bindings, GROUP).of(caller))
 
 
-def test_foreign_names() -> None:
-    """A peer that is not a name in the private directory is nobody we know."""
-    peers = [
-        "unix:",
-        "unix:@",
-        "unix:/elsewhere/u0-1",
-        "ipv4:127.0.0.1:1",
-        f"unix:{PRIVATE}/x/u0-1",
-        f"unix:{PRIVATE}/u0",
-    ]
-    assert [None] * len(peers) == [caller_of(peer, PRIVATE) for peer in peers]
-
-
-def test_roles() -> None:
+def test_built_in_roles() -> None:
     """Root and the daemon's uid are admins, the group's members viewers, anyone else nobody."""
-    roles = Roles(frozenset({0, 990}), frozenset({998}))
-    callers = [Caller(0, frozenset()), Caller(990, frozenset()), Caller(7, frozenset({998})), Caller(7, frozenset({5}))]
-    assert [Role.ADMIN, Role.ADMIN, Role.VIEWER, Role.NOBODY] == [roles.of(caller) for caller in callers]
+    assert {Role.ADMIN} == held(Caller(1, 0, frozenset()))
+    assert {Role.ADMIN} == held(Caller(1, os.geteuid(), frozenset()))
+    assert {Role.VIEWER} == held(Caller(1, 7, frozenset({GID})))
+    assert set() == held(Caller(1, 7, frozenset({5})))
 
 
-def test_absent_group() -> None:
-    """Without the viewer group nobody is a viewer."""
-    assert Role.NOBODY is Roles(frozenset({0}), frozenset()).of(Caller(7, frozenset({998})))
+def test_bindings_add_roles() -> None:
+    """A bound user and the members of a bound group hold what they are given, beside what they hold already."""
+    nobody = Caller(1, 65534, frozenset({GID}))
+    operators = Binding(Role.OPERATOR, group=GROUP)
+    assert {Role.VIEWER, Role.OPERATOR} == held(nobody, operators)
+    assert {Role.VIEWER, Role.ADMIN, Role.OPERATOR} == held(nobody, operators, Binding(Role.ADMIN, user="nobody"))
+    assert {Role.ADMIN, Role.VIEWER} == held(Caller(1, 0, frozenset()), Binding(Role.VIEWER, user="root"))
 
 
-def test_every_method_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each method that is registered has a role, and the table names no other."""
+def test_absent_names() -> None:
+    """Names that this host does not know give nobody a role."""
+    bindings = (Binding(Role.ADMIN, user="no such user"), Binding(Role.ADMIN, group="no such group"))
+    assert {} == UnixRoles.of_bindings((), "no such group").by_gid
+    assert {0, os.geteuid()} == set(UnixRoles.of_bindings(bindings, "no such group").by_uid)
+
+
+def test_ids_of_spiffe_are_no_unix_users() -> None:
+    """A binding of SPIFFE IDs gives nothing on the unix socket."""
+    everybody = IdPattern.parse("spiffe://dev.x0d.test/*")
+    assert set() == held(Caller(1, 7, frozenset()), Binding(Role.ADMIN, everybody))
+
+
+def registered(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Every method that the control server would answer."""
     found: set[str] = set()
 
     def record(service_name: str, method_handlers: dict[str, object]) -> None:
@@ -70,15 +66,33 @@ def test_every_method_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(server, "add_registered_method_handlers", record)
         servicers = Servicers(fake_views())
         servicers.register(server)
-        health_pb2_grpc.add_HealthServicer_to_server(Health(servicers.names), server)
+        health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
         reflection.enable_server_reflection(servicers.names, server)
 
     run(register())
-    assert set(METHODS) == found
+    return found
 
 
-def test_changes_are_for_admins() -> None:
-    """Of x0d's own methods only those that read are a viewer's."""
-    viewers = {method for method, role in METHODS.items() if role is Role.VIEWER and method.startswith("/x0d.")}
+def test_every_method_is_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each method that is registered or in a proto has its roles, and the table names no other."""
+    found = registered(monkeypatch)
+    for file in (audit_pb2, dataplane_pb2, identity_pb2, incident_pb2, mesh_pb2, node_pb2, peer_pb2):
+        for service in file.DESCRIPTOR.services_by_name.values():
+            found.update(f"/{service.full_name}/{method.name}" for method in service.methods)
+    assert found == set(METHODS)
+
+
+def test_viewers_only_read() -> None:
+    """Of x0d's own methods only those that read are a viewer's, and all others but three leave a record."""
+    own = {method for method in METHODS if method.startswith("/x0d.")}
+    viewers = {method for method in own if Role.VIEWER in METHODS[method]}
     verbs = {method.rpartition("/")[2] for method in viewers}
-    assert all(verb.startswith(("Get", "List", "Watch", "RunDoctor")) for verb in verbs), verbs
+    assert all(verb.startswith(("Get", "List", "Watch", "RunDoctor", "CheckIdentity")) for verb in verbs), verbs
+    unrecorded = {"ListRecords", "AgreeKey", "ExchangeDescriptors"}
+    assert own - viewers == AUDITED | {method for method in own if method.rpartition("/")[2] in unrecorded}
+
+
+def test_peers_have_no_method_of_people() -> None:
+    """What a node may call no person may, and the other way round."""
+    for method, roles in METHODS.items():
+        assert roles in ({Role.PEER}, {Role.JOINER}) or not roles & {Role.PEER, Role.JOINER}, method

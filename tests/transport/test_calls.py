@@ -13,9 +13,10 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from fakes.control import STRANGER_GID, VIEWER_GID, Lab, as_other, outcome, run, running, until, x0ctl_as
-from fakes.views import incident, starting
+from fakes.views import fake_views, incident, starting
 from x0d.errors import ConfigInvalid, ConfigProblem, NotSupported, StorageFailed
 from x0d.service import api_incident
+from x0d.service.api import Servicers
 from x0d.transport import gate
 from x0d.v1 import incident_pb2, incident_pb2_grpc, mesh_pb2, mesh_pb2_grpc, node_pb2, node_pb2_grpc
 
@@ -355,8 +356,10 @@ def test_reflection() -> None:
             reply = await call.read()
             return {service.name for service in reply.list_services_response.service}
 
-    own = {f"x0d.v1.{name}Service" for name in ("Node", "Mesh", "Incident", "Dataplane")}
-    assert own | {"grpc.health.v1.Health", "grpc.reflection.v1alpha.ServerReflection"} == run(scene())
+    assert {*Servicers(fake_views()).names} | {
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    } == run(scene())
 
 
 def test_stop_ends_watchers() -> None:

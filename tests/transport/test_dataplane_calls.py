@@ -12,6 +12,7 @@ import grpc
 import pytest
 from grpc import StatusCode, aio
 
+from fakes.audit import FakeAuditor
 from fakes.control import Lab, outcome, run, running, stream_outcome, until
 from fakes.views_dataplane import packet_event
 from x0d.errors import NotPermitted, WouldLockOut
@@ -314,7 +315,7 @@ def test_streams_of_requests_pass_the_same_checks() -> None:
     async def scene() -> None:
         lab_dir = Path(tempfile.mkdtemp(prefix="x0dt-"))
         service = _Gathering()
-        server = ControlServer(lab_dir, "nogroup")
+        server = ControlServer(lab_dir, "nogroup", auditor=FakeAuditor())
         server.add(service)
         await server.start()
         try:

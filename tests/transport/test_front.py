@@ -12,7 +12,7 @@ import pytest
 from fakes.control import Lab, run, running, until
 from x0d.errors import AddressUnavailable
 from x0d.transport import front
-from x0d.transport.access import Caller, Roles
+from x0d.transport.access import Caller
 from x0d.transport.grpc_server import ControlServer
 from x0d.v1 import node_pb2, node_pb2_grpc
 
@@ -36,7 +36,7 @@ def test_name_lives_as_long_as_the_connection() -> None:
         async with running() as lab:
             async with lab.channel() as channel:
                 await node_pb2_grpc.NodeServiceStub(channel).GetStatus(node_pb2.GetStatusRequest())
-                assert [f"u{os.geteuid()}-1"] == names(lab)
+                assert [f"u{os.geteuid()}-p{os.getpid()}-1"] == names(lab)
             await until(lambda: lab.server.connections == 0)
             assert [] == names(lab)
 
@@ -156,16 +156,15 @@ def test_half_close_ends_both_sides() -> None:
 
 def test_limits_of_others() -> None:
     """A uid that is not admin has a limit of its own, and all such uids leave room for admins."""
-    path = Path("/run/x0d/x0d.sock")
-    roles = Roles(frozenset({0}), frozenset({998}))
-    admin, viewer = Caller(0, frozenset()), Caller(7, frozenset({998}))
-    crowded = front.Front(path, path, path, roles)
+    path, ordinary, privileged = Path("/run/x0d/x0d.sock"), front.Standing.ORDINARY, front.Standing.PRIVILEGED
+    admin, viewer = Caller(1, 0, frozenset()), Caller(2, 7, frozenset({998}))
+    crowded = front.Front(path, path, gids=frozenset, standing_of=lambda _: ordinary)
     crowded._by_uid[7] = front.CONNECTIONS_PER_UID_MAX
-    assert [True, False] == [crowded._full(viewer), crowded._full(admin)]
-    crowded._by_uid[8] = front.CONNECTIONS_MAX - front.CONNECTIONS_ADMIN_RESERVED - front.CONNECTIONS_PER_UID_MAX
-    assert [True, False] == [crowded._full(Caller(9, frozenset())), crowded._full(admin)]
-    crowded._by_uid[0] = front.CONNECTIONS_ADMIN_RESERVED
-    assert crowded._full(admin)
+    assert [True, False] == [crowded._full(viewer, ordinary), crowded._full(admin, privileged)]
+    crowded._by_uid[8] = front.CONNECTIONS_MAX - front.CONNECTIONS_RESERVED - front.CONNECTIONS_PER_UID_MAX
+    assert [True, False] == [crowded._full(Caller(3, 9, frozenset()), ordinary), crowded._full(admin, privileged)]
+    crowded._by_uid[0] = front.CONNECTIONS_RESERVED
+    assert crowded._full(admin, privileged)
 
 
 def test_connection_limit() -> None:

@@ -1,27 +1,29 @@
-"""Who may call what on the control socket.
+"""Who may call what: one table, method x role, and what unix users and groups hold.
 
-The front binds each relayed connection to a name that says who opened it, such as
-``u1000-g998-17``: uid, the groups that roles are bound to, and a number.  gRPC shows that name as
-the peer of a call; here it becomes a ``Caller``, and one table says which role a method needs.  A
-method that the table does not name is refused to everybody.
+A method that the table does not name is refused to everybody, and so is one that is not the caller's: deny by default,
+on every listener.  ``Caller`` is the process at the other end of a unix socket, as the kernel tells of it; over TCP a
+caller is a SPIFFE ID (``tls_callers.py``).
 """
 
-import re
+import grp
+import os
+import pwd
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
-from urllib.parse import unquote
 
-from x0d.identity.roles import Role
+from x0d.identity.roles import Binding, Role
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The process at the other end of a control connection."""
+    """The process at the other end of a unix connection, as it was when it connected."""
 
+    pid: int
+    """0: a process of another pid namespace."""
     uid: int
     groups: frozenset[int]
-    """Those of its groups that a role is bound to; the others are not carried."""
+    """Those of its groups that somebody asked for, primary and supplementary; the others are not kept."""
 
     def __str__(self) -> str:
         return f"uid {self.uid}"
@@ -96,38 +98,50 @@ WHILE_STARTING: Final = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Roles:
-    """Which uids and groups hold which role."""
+class UnixRoles:
+    """Which uids and groups hold which roles on the unix control socket."""
 
-    admin_uids: frozenset[int]
-    viewer_gids: frozenset[int]
+    by_uid: Mapping[int, frozenset[Role]]
+    by_gid: Mapping[int, frozenset[Role]]
 
-    def of(self, caller: Caller) -> Role:
-        """Highest role that the caller holds."""
-        if caller.uid in self.admin_uids:
-            return Role.ADMIN
-        if caller.groups & self.viewer_gids:
-            return Role.VIEWER
-        return Role.NOBODY
+    @classmethod
+    def of_bindings(cls, bindings: Iterable[Binding], viewer_group: str) -> "UnixRoles":
+        """Root and our own uid are admins, members of ``viewer_group`` viewers; the bindings add to that.
+
+        A user or group that this host does not have holds nothing, until the next reload.
+        """
+        by_uid: dict[int, frozenset[Role]] = dict.fromkeys((0, os.geteuid()), frozenset({Role.ADMIN}))
+        by_gid: dict[int, frozenset[Role]] = {}
+        for binding in (Binding(Role.VIEWER, group=viewer_group), *bindings):
+            if binding.user:
+                for uid in _uid_of(binding.user):
+                    by_uid[uid] = by_uid.get(uid, frozenset()) | {binding.role}
+            elif binding.group:
+                for gid in _gid_of(binding.group):
+                    by_gid[gid] = by_gid.get(gid, frozenset()) | {binding.role}
+        return cls(by_uid, by_gid)
+
+    @property
+    def gids(self) -> frozenset[int]:
+        """Groups that a role is bound to."""
+        return frozenset(self.by_gid)
+
+    def of(self, caller: Caller) -> frozenset[Role]:
+        """Every role that the caller holds."""
+        nothing: frozenset[Role] = frozenset()
+        return self.by_uid.get(caller.uid, nothing).union(*(self.by_gid.get(gid, nothing) for gid in caller.groups))
 
 
-def name_of(caller: Caller, number: int) -> str:
-    """File name that carries the caller; ``number`` makes it unique."""
-    groups = "".join(f"-g{gid}" for gid in sorted(caller.groups))
-    return f"u{caller.uid}{groups}-{number}"
+def _uid_of(user: str) -> frozenset[int]:
+    try:
+        return frozenset({pwd.getpwnam(user).pw_uid})
+    except KeyError:
+        return frozenset()
 
 
-_NAME = re.compile(r"u(\d+)((?:-g\d+)*)-\d+")
-
-
-def caller_of(peer: str, directory: Path) -> Caller | None:
-    """Read the caller out of gRPC's peer text, such as ``unix:/run/x0d/private/u1000-g998-17``.
-
-    None for a peer that is not a name in ``directory``, thus did not come through the front.
-    """
-    scheme, _, path = peer.partition(":")
-    parent, _, name = unquote(path).rpartition("/")
-    match = _NAME.fullmatch(name)
-    if scheme != "unix" or parent != str(directory) or match is None:
-        return None
-    return Caller(int(match[1]), frozenset(int(gid) for gid in match[2].split("-g")[1:]))
+def _gid_of(group: str) -> frozenset[int]:
+    """The group's id as a set; empty when there is no such group, and then nobody is a member."""
+    try:
+        return frozenset({grp.getgrnam(group).gr_gid})
+    except KeyError:
+        return frozenset()

@@ -1,14 +1,24 @@
-"""The control socket: who calls is asked of the kernel, and the bytes are passed on to gRPC.
+"""A unix socket of ours in front of gRPC's: who calls is asked of the kernel, and the bytes are passed on.
 
-grpc.aio shows nothing of a unix peer but the name that its socket is bound to.  So the socket that
-clients connect to is ours: it reads the peer's credentials (SO_PEERCRED) and groups
-(SO_PEERGROUPS), dials gRPC's private socket from a name that carries them, and relays bytes both
-ways with bounded buffers.  The private socket and the names are in a directory of mode 0700: only
-the daemon's own uid and root, who are admins, could bind such a name without passing here.
+grpc.aio shows nothing of a unix peer but the name that its socket is bound to.  So the socket that clients connect to
+is ours: it reads the peer's credentials (SO_PEERCRED) and groups (SO_PEERGROUPS), dials gRPC's private socket from a
+name of its own such as ``u1000-p4711-17`` (uid, pid, number), and relays bytes both ways with bounded buffers.
+``caller_of(context.peer())`` gives back who that is, with the groups, from the table of the connections relayed now:
+a name that the front has not made is nobody.  The private socket and the names are in a directory of mode 0700.
 
-The socket's mode is 0666: anyone may connect and *roles* decide, so that a stranger is told what is
-missing (PERMISSION_DENIED) instead of a bare EACCES, and so that the daemon, which is not root,
-need not own the viewers' group.  What strangers may take up is limited instead.
+The public socket's mode is 0666: anyone may connect and *roles* decide, so that a stranger is told what is missing
+(PERMISSION_DENIED) instead of a bare EACCES, and so that the daemon, which is not root, need not own the viewers'
+group.  What strangers may take up is limited instead.  Where nobody needs to be told anything (the Workload API), a
+caller of standing ``REFUSED`` is closed at once and counted in ``strangers_total``.
+
+Order a caller keeps::
+
+    front = Front(runtime_dir / "workload.sock", runtime_dir / "private-workload", gids=..., standing_of=...)
+    front.prepare()                                      # the 0700 directory, emptied of an earlier life's sockets
+    server.add_insecure_port(f"unix:{front.backend}"); await server.start()
+    front.start()
+    ... front.caller_of(context.peer()) -> Caller | None ...
+    front.close_listener(); await server.stop(grace_s); await front.stop()
 """
 
 import asyncio
@@ -16,21 +26,25 @@ import contextlib
 import errno
 import itertools
 import os
+import re
 import socket
 import struct
 from collections import Counter
+from collections.abc import Callable
+from enum import Enum
 from pathlib import Path
 from typing import Final
+from urllib.parse import unquote
 
 from x0d.errors import AddressUnavailable
-from x0d.transport.access import Caller, Role, Roles, name_of
+from x0d.transport.access import Caller
 
 CONNECTIONS_MAX: Final = 256
 """Beyond it a connection is closed at once."""
-CONNECTIONS_ADMIN_RESERVED: Final = 32
-"""Of these, kept for admins, so that nobody else can lock them out."""
+CONNECTIONS_RESERVED: Final = 32
+"""Of these, kept for the privileged, so that nobody else can lock them out."""
 CONNECTIONS_PER_UID_MAX: Final = 64
-"""Of one uid that is not admin."""
+"""Of one uid that is not privileged."""
 BUFFER_BYTES_MAX: Final = 65_536
 """Held for each direction of a connection; beyond it the sender is not read."""
 STUCK_S_MAX: Final = 60.0
@@ -43,13 +57,25 @@ GROUPS_MAX: Final = 256
 _SO_PEERGROUPS: Final = 59
 _BACKLOG: Final = 1024
 _UCRED: Final = struct.Struct("iII")
+_NAME: Final = re.compile(r"u\d+(-[gp]\d+)*-\d+")
 _NAME_BYTES_MAX: Final = 40
-"""Room for uid, one group and number in a relayed connection's name."""
+"""Room for uid, pid and number in a relayed connection's name."""
 
 
-def peer_caller(connection: socket.socket, role_gids: frozenset[int]) -> Caller:
-    """Ask the kernel who opened ``connection``; of its groups only ``role_gids`` are kept."""
-    _, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+class Standing(Enum):
+    """What a front does with a connection."""
+
+    REFUSED = "refused"
+    """Closed at once."""
+    ORDINARY = "ordinary"
+    """Relayed, as far as there is room."""
+    PRIVILEGED = "privileged"
+    """Relayed; has room of its own, and no limit per uid."""
+
+
+def peer_caller(connection: socket.socket, wanted_gids: frozenset[int]) -> Caller:
+    """Ask the kernel who opened ``connection``; of its groups only ``wanted_gids`` are kept."""
+    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
     try:
         packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, GROUPS_MAX * 4)
     except OSError as error:
@@ -57,7 +83,7 @@ def peer_caller(connection: socket.socket, role_gids: frozenset[int]) -> Caller:
             raise
         packed = b""
     groups = {gid, *struct.unpack(f"{len(packed) // 4}I", packed)}
-    return Caller(uid, role_gids.intersection(groups))
+    return Caller(pid, uid, wanted_gids.intersection(groups))
 
 
 def check_path(path: Path) -> None:
@@ -93,24 +119,67 @@ def clear_stale(path: Path) -> None:
 
 
 class Front:
-    """The public control socket in front of gRPC's private one."""
+    """The public socket ``path`` in front of gRPC's private one, ``backend``."""
 
-    def __init__(self, path: Path, private: Path, backend: Path, roles: Roles) -> None:
-        self._path = path
-        self._private = private
-        self._backend = backend
-        self._roles = roles
+    def __init__(
+        self,
+        path: Path,
+        private: Path,
+        *,
+        gids: Callable[[], frozenset[int]],
+        standing_of: Callable[[Caller], Standing],
+    ) -> None:
+        """Neither path is touched yet; ``private`` is ours alone, another directory for each front.
+
+        ``gids``: groups that matter, asked at each connection; ``standing_of``: what to do with a caller.
+        """
+        self._path = path.absolute()
+        self._private = private.absolute()
+        self._gids = gids
+        self._standing_of = standing_of
         self._numbers = itertools.count(1)
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._by_uid: Counter[int] = Counter()
+        self._callers: dict[str, Caller] = {}
+        self.backend = self._private / "grpc.sock"
+        """Where gRPC listens."""
         self.refused_total = 0
         """Connections closed because a limit was reached."""
+        self.strangers_total = 0
+        """Connections closed because of who opened them."""
 
     @property
     def connections(self) -> int:
         """Connections relayed now."""
         return self._by_uid.total()
+
+    def caller_of(self, peer: str) -> Caller | None:
+        """Who is behind gRPC's peer text, such as ``unix:/run/x0d/private/u1000-p4711-17``.
+
+        None for a peer that does not come through this front now.
+        """
+        caller = self._callers.get(peer)
+        return caller if caller is not None or "%" not in peer else self._callers.get(unquote(peer))
+
+    def prepare(self) -> None:
+        """Make the directory that only our uid can enter, and empty it of an earlier life's sockets.
+
+        Raises:
+            AddressUnavailable: it is somebody else's, or somebody answers on the private socket.
+        """
+        check_path(self.backend)
+        try:
+            self._private.mkdir(mode=0o700, exist_ok=True)
+            if self._private.is_symlink() or self._private.stat().st_uid != os.geteuid():
+                raise AddressUnavailable(f"{self._private} belongs to somebody else; remove it")
+            self._private.chmod(0o700)
+            clear_stale(self.backend)
+            for entry in self._private.iterdir():
+                if _NAME.fullmatch(entry.name):
+                    entry.unlink(missing_ok=True)
+        except OSError as error:
+            raise AddressUnavailable(f"{self._private}: {error.strerror}") from error
 
     def start(self) -> None:
         """Listen.
@@ -164,11 +233,16 @@ class Front:
                 return
             connection.setblocking(False)
             try:
-                caller = peer_caller(connection, self._roles.viewer_gids)
+                caller = peer_caller(connection, self._gids())
             except OSError:
                 connection.close()
                 continue
-            if self._full(caller):
+            standing = self._standing_of(caller)
+            if standing is Standing.REFUSED:
+                self.strangers_total += 1
+                connection.close()
+                continue
+            if self._full(caller, standing):
                 self.refused_total += 1
                 connection.close()
                 continue
@@ -190,27 +264,30 @@ class Front:
         if self._listener is listener:
             asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
 
-    def _full(self, caller: Caller) -> bool:
+    def _full(self, caller: Caller, standing: Standing) -> bool:
         """Whether this caller's next connection is one too many."""
-        if self._roles.of(caller) is Role.ADMIN:
+        if standing is Standing.PRIVILEGED:
             return self.connections >= CONNECTIONS_MAX
-        others_max = CONNECTIONS_MAX - CONNECTIONS_ADMIN_RESERVED
+        others_max = CONNECTIONS_MAX - CONNECTIONS_RESERVED
         return self.connections >= others_max or self._by_uid[caller.uid] >= CONNECTIONS_PER_UID_MAX
 
     async def _serve(self, connection: socket.socket, caller: Caller) -> None:
         """Relay one connection until either end is gone."""
-        name = self._private / name_of(caller, next(self._numbers))
+        name = self._private / f"u{caller.uid}-p{caller.pid}-{next(self._numbers)}"
+        peer = f"unix:{name}"
         backend = socket.socket(socket.AF_UNIX)
         try:
             backend.setblocking(False)
             backend.bind(str(name))
-            await asyncio.get_running_loop().sock_connect(backend, str(self._backend))
+            self._callers[peer] = caller
+            await asyncio.get_running_loop().sock_connect(backend, str(self.backend))
             await _relay(connection, backend)
         except OSError:
             pass  # the client left or is stuck, or gRPC is stopping or too busy: the connection ends
         finally:
             connection.close()
             backend.close()
+            self._callers.pop(peer, None)
             name.unlink(missing_ok=True)
             self._by_uid -= Counter((caller.uid,))
 

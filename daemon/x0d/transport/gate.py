@@ -1,19 +1,21 @@
 """What every call passes before it reaches a servicer, and every error before it reaches a caller.
 
-In this order: who calls (a peer that did not come through the front is refused), may it (one table,
-deny by default), is the node ready (else UNAVAILABLE, which clients may retry), is there room for
-one more stream.  Unary calls get a deadline; a stream ends with its client's deadline, its client or
-the daemon.  Errors that x0d raises on purpose become statuses here and nowhere else.  Every status
-that this server decides carries the trailing metadata ``x0d-reason``, by which a client tells a
-refusal from a server that is not there, and what the gate refuses from what the kernel does.
+In this order: who calls (``authenticate`` of the listener: a unix socket's front, or TLS), may it (one table, deny by
+default), is the node ready (else UNAVAILABLE, which clients may retry), is there room for one more stream, and for what
+changes something: is the record written.  Unary calls get a deadline; a stream ends with its client's deadline, its
+client, its caller's trust or the daemon.  Errors that x0d raises on purpose become statuses here and nowhere else.
+Every status that this server decides carries the trailing metadata ``x0d-reason``, by which a client tells a refusal
+from a server that is not there, and what the gate refuses from what the kernel does.
+
+Over TCP a refusal is one of two sentences, and a method that does not exist is refused like one that does: who holds
+no role learns nothing.  On the unix socket ``explain`` says what is missing.
 """
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import aclosing, asynccontextmanager
-from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
@@ -25,21 +27,32 @@ from x0d.errors import (
     ConfigInvalid,
     DeviceGone,
     HookChanged,
+    IdentityRefused,
     InvalidInput,
     KernelRefused,
     MapFull,
+    NoIdentity,
     NotPermitted,
     NotSupported,
     NotThere,
+    PeerUnreachable,
     PinExists,
     PinInvalid,
     PinMissing,
     ProgramTypeRefused,
     StorageFailed,
+    TokenRefused,
     TooMany,
     X0dError,
 )
-from x0d.transport.access import METHODS, WHILE_STARTING, Caller, Role, Roles, caller_of
+from x0d.identity.model import Principal, Reason
+from x0d.identity.roles import Role
+from x0d.ports.audit import Auditor
+from x0d.ports.identity import CALLER
+from x0d.transport.access import AUDITED, METHODS, WHILE_STARTING
+from x0d.transport.audited import audited
+from x0d.transport.denials import Denials
+from x0d.transport.open_streams import OpenStream, OpenStreams
 
 UNARY_S_DEFAULT: Final = 30.0
 """Deadline of a unary call whose client set none."""
@@ -51,6 +64,12 @@ STREAMS_ADMIN_RESERVED: Final = 8
 """Of these, kept for admins."""
 DETAILS_BYTES_MAX: Final = 7_000
 """Of an error's text as gRPC encodes it; clients take 8 KiB of headers."""
+UNAUTHENTICATED: Final = "not authenticated: show an SVID that this node trusts"
+"""All that a caller over TCP is told who proves nothing."""
+FORBIDDEN: Final = "not permitted"
+"""All that a caller over TCP is told who may not call."""
+CUT_S_MAX: Final = 1.0
+"""For telling a client why its stream was cut; one that does not read is not waited for."""
 LOG_CHARACTERS_MAX: Final = 4_000
 """Of a verifier's log in an error's text."""
 
@@ -72,6 +91,10 @@ _STATUS: Final[tuple[tuple[type[X0dError], StatusCode], ...]] = (
     (PinInvalid, StatusCode.INVALID_ARGUMENT),
     (HookChanged, StatusCode.ABORTED),
     (NotPermitted, StatusCode.PERMISSION_DENIED),
+    (IdentityRefused, StatusCode.PERMISSION_DENIED),
+    (TokenRefused, StatusCode.PERMISSION_DENIED),
+    (NoIdentity, StatusCode.FAILED_PRECONDITION),
+    (PeerUnreachable, StatusCode.UNAVAILABLE),
     (MapFull, StatusCode.RESOURCE_EXHAUSTED),
     (TooMany, StatusCode.RESOURCE_EXHAUSTED),
     # the state of the kernel or of the lists is in the way: all other refusals, and WouldLockOut
@@ -110,10 +133,6 @@ async def refuse(context: "_Context", status: StatusCode, reason: str, details: 
     raise AssertionError  # abort raises
 
 
-async def _refuse_for(context: "_Context", error: X0dError) -> NoReturn:
-    await refuse(context, status_of(error), type(error).__name__, details_of(error))
-
-
 class _Unreadable:
     """Stands for bytes that are no message, until the caller is known and can be told."""
 
@@ -138,92 +157,152 @@ def _readable(request: Any) -> Any:  # noqa: ANN401 - any message
     return request
 
 
-async def _all_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+async def _only(requests: AsyncIterator[Any]) -> Any:  # noqa: ANN401 - any message
+    """The one request of a call that takes one, or the first of a stream."""
+    request = await anext(requests, None)
+    if request is None:
+        raise InvalidInput("the call brought no request")
+    return _readable(request)
+
+
+async def _all_readable(before: Iterable[Any], requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    for request in before:
+        yield request
     async for request in requests:
         yield _readable(request)
 
 
-class Gate(aio.ServerInterceptor):
-    """Interceptor of every method, unknown ones too.
+@asynccontextmanager
+async def _in_time(context: "_Context") -> AsyncIterator[None]:
+    """Hold a unary call to its client's deadline, or to ours."""
+    remaining = context.time_remaining()
+    limit_s = UNARY_S_DEFAULT if remaining is None else min(remaining, UNARY_S_MAX)
+    try:
+        async with asyncio.timeout(limit_s) as deadline:
+            yield
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        await refuse(context, StatusCode.DEADLINE_EXCEEDED, "deadline", f"not done within {limit_s:.0f} s")
 
-    ``step`` is the start-up step under way; None once the node is ready.
+
+class Gate(aio.ServerInterceptor):
+    """Interceptor of every method of one listener, unknown ones too.
+
+    ``step`` is the start-up step under way; None once the node is ready.  ``auditor`` may be set later: until then
+    calls that change something are refused.
     """
 
-    def __init__(self, private: Path, roles: Roles, viewer_group: str) -> None:
-        self._private = private
-        self._roles = roles
-        self._viewer_group = viewer_group
-        self._caller_of = lru_cache(maxsize=512)(self._read_peer)
-        self._streams = 0
+    def __init__(
+        self,
+        authenticate: Callable[["_Context"], Principal],
+        denials: Denials,
+        *,
+        auditor: Auditor | None = None,
+        streams: OpenStreams | None = None,
+        explain: Callable[[str, Principal], str] | None = None,
+        on_admitted: Callable[[Principal], None] | None = None,
+    ) -> None:
+        """``authenticate`` raises IdentityRefused; ``explain`` says why a caller may not call, None: it is not told."""
+        self._authenticate = authenticate
+        self._denials = denials
+        self._streams = OpenStreams() if streams is None else streams
+        self._explain = explain
+        self._on_admitted = on_admitted
+        self.auditor = auditor
         self.step: str | None = "control socket"
-
-    def _read_peer(self, peer: str) -> Caller | None:
-        return caller_of(peer, self._private)
 
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable["_Handler | None"]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> "_Handler":
-        """Put the checks around the method's handler."""
+        """Put the checks around the method's handler.
+
+        All kinds are registered as streams of requests: gRPC then calls us before it has read one, so that whoever is
+        refused neither holds a place while it sends nothing, nor tells methods apart by when they answer.
+        """
         method = handler_call_details.method
         handler = await continuation(handler_call_details)
         if handler is None:
-            return self._unknown(method)
+            return grpc.stream_unary_rpc_method_handler(self._unknown(method))
         codec = (_tolerant(handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
+            return grpc.stream_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
         if handler.unary_stream is not None:
-            return grpc.unary_stream_rpc_method_handler(self._stream(method, handler.unary_stream), *codec)
+            return grpc.stream_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream, takes_one=True), *codec
+            )
         if handler.stream_unary is not None:
             return grpc.stream_unary_rpc_method_handler(self._gather(method, handler.stream_unary), *codec)
         assert handler.stream_stream is not None
-        return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream), *codec)
+        return grpc.stream_stream_rpc_method_handler(
+            self._stream(method, handler.stream_stream, takes_one=False), *codec
+        )
 
-    async def _admit(self, method: str, context: "_Context") -> Role:
-        """Refuse the call or return its caller's role."""
-        caller = self._caller_of(context.peer())
-        if caller is None:
-            await refuse(context, StatusCode.UNAUTHENTICATED, "peer", "call through the control socket x0d.sock")
-        role = self._roles.of(caller)
-        needed = METHODS.get(method)
-        if role is Role.NOBODY or needed is None or role < needed:
-            await refuse(context, StatusCode.PERMISSION_DENIED, "role", self._denial(method, caller, role))
+    # ---- who, and may it ----
+
+    async def _identify(self, method: str, context: "_Context") -> Principal:
+        try:
+            return self._authenticate(context)
+        except IdentityRefused as refused:
+            self._denials.tell(refused, context.peer(), method)
+            text = UNAUTHENTICATED if self._explain is None else str(refused)
+            await refuse(context, StatusCode.UNAUTHENTICATED, "identity", text)
+
+    async def _admit(self, method: str, context: "_Context") -> Principal:
+        """Refuse the call or say whose it is."""
+        principal = await self._identify(method, context)
+        if not METHODS.get(method, frozenset()) & principal.roles:
+            await self._forbid(method, principal, context)
+        if self._on_admitted is not None:
+            self._on_admitted(principal)
         if self.step is not None and method not in WHILE_STARTING:
             await refuse(context, StatusCode.UNAVAILABLE, "starting", f"starting: {self.step}")
-        return role
+        CALLER.set(principal)
+        return principal
 
-    def _denial(self, method: str, caller: Caller, role: Role) -> str:
-        if role is Role.NOBODY:
-            return f"{caller} has no role here: be root or a member of group {self._viewer_group}"
-        return f"{caller} may not call {method}: it is for root and x0d's own user"
+    async def _forbid(self, method: str, principal: Principal, context: "_Context") -> NoReturn:
+        held = ", ".join(sorted(principal.roles)) or "no role"
+        refused = IdentityRefused(Reason.POLICY, f"{principal.name} holds {held}")
+        self._denials.tell(refused, principal.name, method)
+        text = FORBIDDEN if self._explain is None else self._explain(method, principal)
+        await refuse(context, StatusCode.PERMISSION_DENIED, "role", text)
+
+    async def _refuse_for(self, error: X0dError, method: str, principal: Principal, context: "_Context") -> NoReturn:
+        """Translate an error of a servicer; over TCP one about the caller itself is no more than the gate's own."""
+        if isinstance(error, IdentityRefused) and self._explain is None:
+            self._denials.tell(error, principal.name, method)
+            await refuse(context, StatusCode.PERMISSION_DENIED, "role", FORBIDDEN)
+        await refuse(context, status_of(error), type(error).__name__, details_of(error))
+
+    # ---- the four kinds of calls ----
 
     def _unary(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[Any]]":
-        async def call(request: Any, context: "_Context") -> Any:  # noqa: ANN401 - any message
-            await self._admit(method, context)
-            remaining = context.time_remaining()
-            limit_s = UNARY_S_DEFAULT if remaining is None else min(remaining, UNARY_S_MAX)
+        async def call(requests: Any, context: "_Context") -> Any:  # noqa: ANN401 - any iterator and message
+            principal = await self._admit(method, context)
             try:
-                async with asyncio.timeout(limit_s) as deadline:
-                    return await behaviour(_readable(request), context)
-            except TimeoutError:
-                if not deadline.expired():
-                    raise
-                await refuse(context, StatusCode.DEADLINE_EXCEEDED, "deadline", f"not done within {limit_s:.0f} s")
+                async with _in_time(context):
+                    request = await _only(requests)
+                    if method not in AUDITED:
+                        return await behaviour(request, context)
+                    async with audited(self.auditor, principal, method, request, context):
+                        return await behaviour(request, context)
             except X0dError as error:
-                await _refuse_for(context, error)
+                await self._refuse_for(error, method, principal, context)
 
         return call
 
-    def _stream(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[None]]":
-        async def call(request: Any, context: "_Context") -> None:  # noqa: ANN401 - a message or an iterator
-            async with self._streaming(method, context):
-                request = _all_readable(request) if hasattr(request, "__aiter__") else _readable(request)
+    def _stream(
+        self, method: str, behaviour: Callable[..., Any], *, takes_one: bool
+    ) -> "Callable[[Any, _Context], Awaitable[None]]":
+        async def call(requests: Any, context: "_Context") -> None:  # noqa: ANN401 - any iterator
+            async with self._streaming(method, requests, context, takes_one=takes_one) as given:
                 if not inspect.isasyncgenfunction(behaviour):
-                    await behaviour(request, context)
+                    await behaviour(given, context)
                     return
                 # closed here: what a servicer has begun ends with its call, not when the generator is collected
-                async with aclosing(behaviour(request, context)) as messages:
+                async with aclosing(behaviour(given, context)) as messages:
                     async for message in messages:
                         await context.write(message)
 
@@ -231,33 +310,61 @@ class Gate(aio.ServerInterceptor):
 
     def _gather(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[Any]]":
         async def call(requests: Any, context: "_Context") -> Any:  # noqa: ANN401 - any iterator and message
-            async with self._streaming(method, context):
-                return await behaviour(_all_readable(requests), context)
+            async with self._streaming(method, requests, context, takes_one=False) as given:
+                return await behaviour(given, context)
 
         return call
 
     @asynccontextmanager
-    async def _streaming(self, method: str, context: "_Context") -> AsyncIterator[None]:
-        """Admit a call that streams in either direction, and count it while it lasts."""
-        role = await self._admit(method, context)
-        limit = STREAMS_MAX if role is Role.ADMIN else STREAMS_MAX - STREAMS_ADMIN_RESERVED
-        if self._streams >= limit:
-            await refuse(context, StatusCode.RESOURCE_EXHAUSTED, "streams", f"{self._streams} streams are open")
-        self._streams += 1
-        try:
-            yield
-        except X0dError as error:
-            await _refuse_for(context, error)
-        finally:
-            self._streams -= 1
+    async def _streaming(
+        self,
+        method: str,
+        requests: AsyncIterator[Any],
+        context: "_Context",
+        *,
+        takes_one: bool,
+    ) -> AsyncIterator[Any]:
+        """Admit a call that streams in either direction, hold it while it lasts, and give its request or requests."""
+        principal = await self._admit(method, context)
+        limit = STREAMS_MAX if Role.ADMIN in principal.roles else STREAMS_MAX - STREAMS_ADMIN_RESERVED
+        if len(self._streams) >= limit:
+            await refuse(context, StatusCode.RESOURCE_EXHAUSTED, "streams", f"{len(self._streams)} streams are open")
+        with self._streams.hold(principal, method) as stream:
+            try:
+                if method not in AUDITED:
+                    yield await _only(requests) if takes_one else _all_readable((), requests)
+                    return
+                # The first message says what is about to change, and the record comes before the servicer sees it.
+                first = await _only(requests) if takes_one else _readable(await anext(requests, None))
+                async with audited(self.auditor, principal, method, first, context):
+                    yield first if takes_one else _all_readable(() if first is None else (first,), requests)
+            except X0dError as error:
+                await self._refuse_for(error, method, principal, context)
+            except asyncio.CancelledError:
+                if stream.refused is None:
+                    raise
+                await self._tell_cut(stream, context)
 
-    def _unknown(self, method: str) -> "_Handler":
-        """Answer for a method that does not exist: strangers learn no more than of one that does."""
+    async def _tell_cut(self, stream: OpenStream, context: "_Context") -> NoReturn:
+        """End a stream whose caller is not trusted any more; its task was cancelled for that, and by nobody else."""
+        assert stream.refused is not None
+        if stream.task is not None:
+            stream.task.uncancel()
+        is_policy = stream.refused.reason == Reason.POLICY
+        status = StatusCode.PERMISSION_DENIED if is_policy else StatusCode.UNAUTHENTICATED
+        text = FORBIDDEN if is_policy else UNAUTHENTICATED
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CUT_S_MAX):
+                await refuse(context, status, "role" if is_policy else "identity", text)
+        raise asyncio.CancelledError  # a client that reads nothing is not told
+
+    def _unknown(self, method: str) -> "Callable[[Any, _Context], Awaitable[None]]":
+        """Answer for a method that does not exist here: who may not call everything is refused as for one that does."""
 
         async def call(requests: Any, context: "_Context") -> None:  # noqa: ANN401, ARG001 - never read
-            caller = self._caller_of(context.peer())
-            if caller is not None and self._roles.of(caller) is Role.ADMIN:
-                await refuse(context, StatusCode.UNIMPLEMENTED, "method", f"{method} does not exist in this version")
-            await self._admit(method, context)
+            principal = await self._identify(method, context)
+            if Role.ADMIN not in principal.roles and not METHODS.get(method, frozenset()) & principal.roles:
+                await self._forbid(method, principal, context)
+            await refuse(context, StatusCode.UNIMPLEMENTED, "method", f"{method} does not exist in this version")
 
-        return grpc.stream_stream_rpc_method_handler(call)
+        return call

@@ -1,14 +1,12 @@
 """The control server: gRPC on a private socket, behind the front's public one.
 
-It starts before the data plane is loaded, answers health and status then, and everything once the
-node says it is ready.
+It starts before the data plane is loaded, answers health and status then, and everything once the node says it is
+ready.  The knowledge store opens later than this socket: ``auditor`` is set when it is there.
 
-Order a caller keeps: ``start`` first, ``set_starting`` as steps go by, ``set_ready`` once, ``stop``.
+Order a caller keeps: ``add``, ``start``, ``set_starting`` as steps go by, ``auditor``, ``set_ready`` once, ``stop``.
 """
 
-import grp
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -17,10 +15,15 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from x0d.errors import AddressUnavailable
-from x0d.transport.access import Roles, caller_of
-from x0d.transport.front import Front, check_path, clear_stale
+from x0d.identity.roles import Binding
+from x0d.ports.audit import Auditor
+from x0d.transport.access import UnixRoles
+from x0d.transport.denials import Denials
+from x0d.transport.front import Front
 from x0d.transport.gate import Gate
 from x0d.transport.health import Health
+from x0d.transport.open_streams import OpenStreams
+from x0d.transport.unix_callers import UnixCallers
 
 REQUEST_BYTES_MAX: Final = 1 << 20
 """The largest request is a part of a deny-list, half as large; a larger one is refused unread."""
@@ -30,7 +33,7 @@ STREAMS_PER_CONNECTION_MAX: Final = 128
 CALLS_MAX: Final = 1024
 """Calls at a time, of all clients; the next is refused as RESOURCE_EXHAUSTED."""
 
-_OPTIONS: Final = (
+OPTIONS: Final = (
     ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
     ("grpc.max_send_message_length", RESPONSE_BYTES_MAX),
     ("grpc.max_concurrent_streams", STREAMS_PER_CONNECTION_MAX),
@@ -58,16 +61,35 @@ class Servicers(Protocol):
 class ControlServer:
     """Everything that answers on ``<runtime_dir>/x0d.sock``."""
 
-    def __init__(self, runtime_dir: Path, viewer_group: str = "x0d") -> None:
-        self._runtime_dir = runtime_dir.absolute()
-        self._private = self._runtime_dir / "private"
-        self._backend = self._private / "grpc.sock"
-        self._roles = Roles(frozenset({0, os.geteuid()}), _gid_of(viewer_group))
-        self._gate = Gate(self._private, self._roles, viewer_group)
+    def __init__(
+        self,
+        runtime_dir: Path,
+        viewer_group: str = "x0d",
+        *,
+        bindings: Iterable[Binding] = (),
+        auditor: Auditor | None = None,
+    ) -> None:
+        """Members of ``viewer_group`` may look, ``bindings`` add roles; calls that change wait for an ``auditor``."""
+        self._viewer_group = viewer_group
+        self._callers = callers = UnixCallers(UnixRoles.of_bindings(bindings, viewer_group), viewer_group)
+        self._front = Front(
+            runtime_dir / "x0d.sock",
+            runtime_dir / "private",
+            gids=lambda: callers.roles.gids,
+            standing_of=callers.standing_of,
+        )
+        callers.caller_of = self._front.caller_of
+        self._streams = OpenStreams(self._callers.judge)
+        self._gate = Gate(
+            self._callers.authenticate,
+            Denials("control socket"),
+            auditor=auditor,
+            streams=self._streams,
+            explain=self._callers.explain,
+        )
         self._servicers: Servicers | None = None
         self._server: aio.Server | None = None
-        self._health: Health | None = None
-        self._front = Front(self._runtime_dir / "x0d.sock", self._private, self._backend, self._roles)
+        self._health = Health()
 
     @property
     def connections(self) -> int:
@@ -89,19 +111,19 @@ class ControlServer:
         Raises:
             AddressUnavailable: somebody answers on the socket, or it cannot be bound.
         """
-        self._make_private()
-        server = aio.server(interceptors=(self._gate,), options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        self._front.prepare()
+        server = aio.server(interceptors=(self._gate,), options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
         names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
         if self._servicers is not None:
             self._servicers.register(server)
             names.extend(self._servicers.names)
-        self._health = Health(names)
+        self._health.add(names)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         reflection.enable_server_reflection(names, server)
         try:
-            server.add_insecure_port(f"unix:{self._backend}")
+            server.add_insecure_port(f"unix:{self._front.backend}")
         except RuntimeError as error:
-            raise AddressUnavailable(f"{self._backend}: gRPC could not bind it") from error
+            raise AddressUnavailable(f"{self._front.backend}: gRPC could not bind it") from error
         await server.start()
         self._server = server
         try:
@@ -110,6 +132,24 @@ class ControlServer:
             await self.stop(0.0)
             raise
 
+    @property
+    def auditor(self) -> Auditor | None:
+        """Where calls that change something are recorded; while there is none they are refused."""
+        return self._gate.auditor
+
+    @auditor.setter
+    def auditor(self, auditor: Auditor) -> None:
+        self._gate.auditor = auditor
+
+    def set_bindings(self, bindings: Iterable[Binding]) -> None:
+        """Who holds which role, from now on; streams of those who have lost theirs end."""
+        self._callers.roles = UnixRoles.of_bindings(bindings, self._viewer_group)
+        self._streams.look()
+
+    def set_serving(self, serving: bool) -> None:
+        """Whether health says SERVING once the node is ready: not while its own SVID has expired."""
+        self._health.set(able=serving)
+
     def set_starting(self, step: str) -> None:
         """Say which start-up step is under way; callers that must wait are told."""
         self._gate.step = step
@@ -117,39 +157,14 @@ class ControlServer:
     def set_ready(self) -> None:
         """Answer everything from now on."""
         self._gate.step = None
-        if self._health is not None:
-            self._health.set(serving=True)
+        self._health.set(ready=True)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new call, give those under way ``grace_s`` seconds, then end them."""
-        if self._health is not None:
-            self._health.set(serving=False)
+        self._health.set(ready=False)
         self._front.close_listener()
         if self._server is not None:
             await self._server.stop(grace_s)
             self._server = None
-            self._backend.unlink(missing_ok=True)
+            self._front.backend.unlink(missing_ok=True)
         await self._front.stop()
-
-    def _make_private(self) -> None:
-        """Make the directory that only our uid can enter, and empty it of an earlier life's sockets."""
-        check_path(self._backend)
-        try:
-            self._private.mkdir(mode=0o700, exist_ok=True)
-            if self._private.is_symlink() or self._private.stat().st_uid != os.geteuid():
-                raise AddressUnavailable(f"{self._private} belongs to somebody else; remove it")
-            self._private.chmod(0o700)
-            clear_stale(self._backend)
-            for entry in self._private.iterdir():
-                if caller_of(f"unix:{entry}", self._private) is not None:
-                    entry.unlink(missing_ok=True)
-        except OSError as error:
-            raise AddressUnavailable(f"{self._private}: {error.strerror}") from error
-
-
-def _gid_of(group: str) -> frozenset[int]:
-    """The group's id as a set; empty when there is no such group, and then nobody is a member."""
-    try:
-        return frozenset({grp.getgrnam(group).gr_gid})
-    except KeyError:
-        return frozenset()

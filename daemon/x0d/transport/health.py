@@ -19,21 +19,27 @@ if TYPE_CHECKING:
 class Health(health_pb2_grpc.HealthServicer):
     """One status for the whole daemon; it answers for ``""`` and for every service's name."""
 
-    def __init__(self, services: Iterable[str]) -> None:
-        self._services = frozenset({"", *services})
-        self._serving = False
+    def __init__(self) -> None:
+        self._services = frozenset({""})
+        self._ready = False
+        self._able = True
         self._changed = asyncio.Event()
 
-    def set(self, *, serving: bool) -> None:
-        """Change the status and tell the watchers."""
-        self._serving = serving
+    def add(self, services: Iterable[str]) -> None:
+        """Answer for these services too."""
+        self._services |= frozenset(services)
+
+    def set(self, *, ready: bool | None = None, able: bool | None = None) -> None:
+        """Change what is given and tell the watchers: SERVING is who is ready and able."""
+        self._ready = self._ready if ready is None else ready
+        self._able = self._able if able is None else able
         self._changed.set()
         self._changed = asyncio.Event()
 
     def _status(self, service: str) -> Any:  # noqa: ANN401 - the published type stubs have no type for it
         if service not in self._services:
             return HealthCheckResponse.SERVICE_UNKNOWN
-        return HealthCheckResponse.SERVING if self._serving else HealthCheckResponse.NOT_SERVING
+        return HealthCheckResponse.SERVING if self._ready and self._able else HealthCheckResponse.NOT_SERVING
 
     async def Check(  # noqa: N802 - gRPC's name
         self,

@@ -1,0 +1,77 @@
+"""Callers on the unix control socket: the front says which process, the bindings say which roles.
+
+What does not come through the front is nobody, even under the daemon's own uid.  Refusals are told in full here:
+whoever can open the socket is on this host and may know what is missing.
+"""
+
+import pwd
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
+
+from grpc import aio
+
+from x0d.errors import IdentityRefused
+from x0d.identity.model import Principal, Reason
+from x0d.identity.roles import Role
+from x0d.transport.access import METHODS, Caller, UnixRoles
+from x0d.transport.front import Standing
+
+_ORDER: Final = (Role.VIEWER, Role.OPERATOR, Role.ADMIN, Role.PEER, Role.JOINER)
+
+
+class UnixCallers:
+    """Who calls over a front; ``roles`` may be replaced at any time."""
+
+    def __init__(self, roles: UnixRoles, viewer_group: str) -> None:
+        self.caller_of: Callable[[str], Caller | None] = _nobody
+        """The front's, once there is one."""
+        self._viewer_group = viewer_group
+        self._name_of = lru_cache(maxsize=512)(_name_of)
+        self.roles = roles
+
+    def authenticate(self, context: "aio.ServicerContext[Any, Any]") -> Principal:
+        """Who makes this call.
+
+        Raises:
+            IdentityRefused: it does not come through the front.
+        """
+        caller = self.caller_of(context.peer())
+        if caller is None:
+            raise IdentityRefused(Reason.FOREIGN_PROCESS, "call through the control socket x0d.sock")
+        name = self._name_of(caller.uid)
+        return Principal(name, self.roles.of(caller), uid=caller.uid, groups=caller.groups)
+
+    def standing_of(self, caller: Caller) -> Standing:
+        """Anyone may connect; admins have room of their own."""
+        return Standing.PRIVILEGED if Role.ADMIN in self.roles.of(caller) else Standing.ORDINARY
+
+    def explain(self, method: str, principal: Principal) -> str:
+        """Say why this caller may not call."""
+        if not principal.roles:
+            return f"{principal.name} has no role here: be root or a member of group {self._viewer_group}"
+        needed = METHODS.get(method, frozenset({Role.ADMIN}))
+        who = " or ".join(role.value for role in _ORDER if role in needed)
+        return f"{principal.name} may not call {method}: it needs the role {who}"
+
+    def judge(self, principal: Principal, method: str) -> None:
+        """Look again whether the caller of a stream may go on with it, with the roles of now.
+
+        Raises:
+            IdentityRefused: it may not.
+        """
+        assert principal.uid is not None
+        if not METHODS.get(method, frozenset()) & self.roles.of(Caller(0, principal.uid, principal.groups)):
+            raise IdentityRefused(Reason.POLICY, f"{principal.name} has lost the role for {method}")
+
+
+def _nobody(_peer: str) -> None:
+    """No connection is known before there is a front."""
+
+
+def _name_of(uid: int) -> str:
+    """Name for people; of a uid that this host has no name for only the number."""
+    try:
+        return f"uid {uid} ({pwd.getpwuid(uid).pw_name})"
+    except KeyError:
+        return f"uid {uid}"
