@@ -13,6 +13,7 @@ from kernel.plane_world import PlaneWorld, new_plane_world, udp_counted
 from kernel.waiting import wait_until
 from x0d.kernel.dataplane import OBJECT_FILE, XdpDataPlane
 from x0d.kernel.pipeline import load_pipeline
+from x0d.kernel.plane_object import read_plane_object
 
 pytestmark = pytest.mark.kernel
 
@@ -84,8 +85,8 @@ def test_slots_are_swapped_in_microseconds(tmp_path: Path, objects: Mapping[str,
         loaded = plane._loaded
         assert loaded is not None
         pipeline = loaded.pipeline(frags=True)
-        elf = (objects["limit"] / "xdp.bpf.o").read_bytes()
-        other, _array_fd = loaded._loader(elf)("x0d_limit_frags", pipeline.array_fd)
+        limit_object = read_plane_object(objects["limit"] / "xdp.bpf.o")
+        other, _array_fd = loaded._loader(limit_object)("x0d_limit_frags", pipeline.array_fd)
         own = pipeline.stages["limit"]
         assert own.tag != other.tag
 
@@ -105,7 +106,7 @@ def test_links_are_updated_without_a_gap(tmp_path: Path, objects: Mapping[str, P
         loaded = plane._loaded
         assert loaded is not None
         own = loaded.pipeline(frags=True)
-        other = load_pipeline(loaded._loader((objects["root"] / "xdp.bpf.o").read_bytes()), frags=True)
+        other = load_pipeline(loaded._loader(read_plane_object(objects["root"] / "xdp.bpf.o")), frags=True)
         try:
 
             def change_over(i: int) -> None:

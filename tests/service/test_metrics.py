@@ -71,6 +71,9 @@ def scraped(work: Callable[[FakeNode, Telemetry], str]) -> str:
         await node.interfaces.start()
         node.links.probe()
         node.plane.receive(100, ip_address("10.0.0.66"), ip_address("10.0.0.1"), bytes(48))
+        node.plane.set_limit((9471,), 10, 1)
+        for _ in range(3):
+            node.plane.receive_syn(100, ip_address("10.0.0.66"), 9471)
         counted = node.counted
         counted.registry.register(
             ScrapeCollector(
@@ -128,6 +131,7 @@ def test_values_are_the_services_own() -> None:
         "x0d_run_queue_latency_seconds_sum 1.5e-05",
         "x0d_syscall_latency_seconds_count 3.0",
         "x0d_deny_entries 7.0",
+        "x0d_syn_limited_total 2.0",
         'x0d_lock_outs_total{outcome="refused"} 3.0',
         'x0d_mesh_datagrams_refused_total{reason="hop_limit"} 3.0',
         'x0d_mesh_datagrams_refused_total{reason="malformed"} 0.0',
