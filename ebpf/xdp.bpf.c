@@ -4,13 +4,13 @@
  *
  * The root looks at the packet once (xdp_view.h) and calls the stages through a PROG_ARRAY, so that
  * each can be replaced in microseconds without losing a packet: deny-list (xdp_deny.h), limits and
- * talkers (xdp_limit.h), probe reflector (xdp_probe.h), SYNs to our ports (xdp_syn.h).  A stage ends the
- * packet or calls the next;
- * whoever ends it counts it (xdp_finish.h) per CPU by interface, class and verdict.  A stage that has
- * nothing to do with a packet is not called: the lists are empty, or it is no probe, or no SYN.
+ * talkers (xdp_limit.h), probe reflector (xdp_probe.h), SYNs to our ports (xdp_syn.h).  A stage ends
+ * the packet or calls the next; whoever ends it counts it (xdp_finish.h) per CPU by interface, class and
+ * verdict.  A stage that has nothing to do with a packet is not called: the lists are empty, or it is no
+ * probe, or no SYN to us.
  *
- * Only what the lists name, probes, and SYNs to our ports beyond their rate are ever dropped: what is malformed goes to the network stack,
- * which knows why it drops.
+ * Only what the lists name, probes, and SYNs to our ports beyond their rate are ever dropped: what is
+ * malformed goes to the network stack, which knows why it drops.
  *
  * Every program is there twice: for whole frames, and for multi-buffer frames (`_frags`).  The kernel
  * allows no PROG_ARRAY with both.

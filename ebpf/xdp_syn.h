@@ -2,11 +2,11 @@
  *
  * The SYN stage: how many connections a second a source may begin with our own ports.
  *
- * A handshake costs the daemon a few milliseconds of Python and of key agreement; a hostile host must not
- * keep it busy with them.  Each source has a token bucket.  What is beyond it is dropped here; the sender's
- * TCP asks again a second later.  Segments of a connection that exists are no SYNs and are never looked at.
+ * Each costs the daemon a TLS handshake; a hostile host must not keep it busy with them.  Each source has a
+ * token bucket.  What is beyond it is dropped here; the sender's TCP asks again a second later.  Segments of
+ * a connection that exists are no SYNs and are never looked at.
  *
- * A source is an interface and an address.  The interface, because a host on one link must not use up the
+ * A source is an interface and an address, to all of our ports together.  The interface, because a host on one link must not use up the
  * tokens of a neighbour on another by writing that neighbour's address, and because a tagged frame comes
  * by twice, on its device and on the VLAN's.  Of an IPv6 address the first 64 bits count: a host may take any
  * address of its /64 (RFC 4862), so by whole addresses it had 2^64 buckets.  Link-local addresses are all of

@@ -260,6 +260,8 @@ def test_first_fragment_counts_as_a_syn(room: Room, length: int) -> None:
     """A first fragment with the SYN in it, or too short to show its flags, uses up tokens: no honest one exists."""
     head = (segment() + bytes(20))[:length]
     assert LIMITED == room.verdicts(*[ipv4(TCP, head, fragment=MORE_FRAGMENTS)] * 5)
+    if length >= len(segment()):
+        assert LIMITED == room.verdicts(*[ipv6(FRAGMENT, extension(FRAGMENT, TCP, offset=1) + head)] * 5)
 
 
 @pytest.mark.parametrize(
