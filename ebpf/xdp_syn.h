@@ -6,11 +6,11 @@
  * token bucket.  What is beyond it is dropped here; the sender's TCP asks again a second later.  Segments of
  * a connection that exists are no SYNs and are never looked at.
  *
- * A source is an interface and an address, to all of our ports together.  The interface, because a host on one link must not use up the
- * tokens of a neighbour on another by writing that neighbour's address, and because a tagged frame comes
- * by twice, on its device and on the VLAN's.  Of an IPv6 address the first 64 bits count: a host may take any
- * address of its /64 (RFC 4862), so by whole addresses it had 2^64 buckets.  Link-local addresses are all of
- * one /64, that of every neighbour, and count whole.
+ * A source is an interface and an address, to all of our ports together.  The interface, because a host on
+ * one link must not use up the tokens of a neighbour on another by writing that neighbour's address, and
+ * because a tagged frame comes by twice, on its device and on the VLAN's.  Of an IPv6 address the first 64
+ * bits count: a host may take any address of its /64 (RFC 4862), so by whole addresses it had 2^64 buckets.
+ * Link-local addresses are all of one /64, that of every neighbour, and count whole.
  *
  * Who writes ever new source addresses has a bucket for each and gets through; against that are the SYN
  * cookies of the kernel, and x0d's limit of handshakes under way.
