@@ -121,15 +121,17 @@ def make_version_1(path: Path) -> None:
 
 
 def test_older_file_is_migrated(tmp_path: Path) -> None:
-    """A version 1 file keeps its incidents and gets what version 2 added."""
+    """A version 1 file keeps its incidents and gets what later versions added."""
     path = tmp_path / "knowledge.db"
     make_version_1(path)
-    assert Opened(2, 1, None, "") == with_file(path, report_of)
+    assert Opened(schema.SCHEMA_VERSION, 1, None, "") == with_file(path, report_of)
     assert [incident(7)] == with_file(path, list_all)
     connection = sqlite3.connect(path)
     plan = connection.execute("EXPLAIN QUERY PLAN SELECT id FROM incidents ORDER BY opened_at_unix_ms DESC").fetchall()
+    tables = connection.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'audit'").fetchone()
     connection.close()
     assert "incidents_by_opening" in plan[0][3]
+    assert (1,) == tables
 
 
 def test_failed_migration_leaves_the_older_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

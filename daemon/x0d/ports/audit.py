@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 @dataclass(slots=True)
@@ -12,6 +15,8 @@ class Change:
 
     before: str = ""
     after: str = ""
+    under_way: "asyncio.Future[Any] | None" = None
+    """The change itself, where it goes on although its caller has left; the record waits for its end."""
 
 
 CHANGE: Final[ContextVar[Change]] = ContextVar("x0d_change")
@@ -24,6 +29,13 @@ def tell_change(*, before: str = "", after: str = "") -> None:
     if change is not None:
         change.before = before or change.before
         change.after = after or change.after
+
+
+def outlives_its_caller(task: "asyncio.Future[Any]") -> None:
+    """Tell the audit that the change ends with ``task``, whoever waits for it; nothing happens outside such a call."""
+    change = CHANGE.get(None)
+    if change is not None:
+        change.under_way = task
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
+from x0d.ports.audit import outlives_its_caller
+
 Result = TypeVar("Result")
 
 
@@ -17,6 +19,7 @@ class Changes:
         """Wait for the change, or be cancelled while it goes on.  Raises what it raises."""
         task = asyncio.get_running_loop().create_task(change)
         self._tasks.add(task)
+        outlives_its_caller(task)
         task.add_done_callback(self._ended)
         return await asyncio.shield(task)
 

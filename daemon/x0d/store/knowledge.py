@@ -31,6 +31,11 @@ class Knowledge:
         self._unreadable = 0
 
     @property
+    def database(self) -> Database:
+        """The file, for what else is kept in it."""
+        return self._database
+
+    @property
     def unreadable(self) -> int:
         """Records that could not be decoded so far; they are left in the file and out of answers."""
         return self._unreadable

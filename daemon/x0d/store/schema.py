@@ -24,5 +24,23 @@ MIGRATIONS = (
             "CREATE INDEX incidents_not_closed ON incidents (opened_at_unix_ms) WHERE state <> 'closed'",
         ),
     ),
+    Migration(
+        "the audit: one row for each call that changes something; a number is never given twice",
+        (
+            """CREATE TABLE audit (
+                id INTEGER PRIMARY KEY AUTOINCREMENT,
+                at_unix_ms INTEGER NOT NULL,
+                who TEXT NOT NULL,
+                address TEXT NOT NULL,
+                method TEXT NOT NULL,
+                what TEXT NOT NULL,
+                before TEXT NOT NULL,
+                after TEXT NOT NULL,
+                outcome TEXT NOT NULL,
+                detail TEXT NOT NULL,
+                took_ms REAL NOT NULL
+            ) STRICT""",
+        ),
+    ),
 )
 SCHEMA_VERSION = len(MIGRATIONS)
