@@ -13,7 +13,8 @@ from x0d.mesh.codec import Message, StatePart, Version, encode, encode_body, enc
 from x0d.mesh.database import Database
 from x0d.mesh.flooding import RECORDS_PER_TURN_MAX, Flooding
 from x0d.mesh.model import Adjacency, AdjacencyState, LinkKey, LinkStateRecord
-from x0d.mesh.node import INCARNATION_AHEAD_MAX_NS, ControlGone, LinkPort, MeshNode, MeshTimers, NodeSeen, PeerReported
+from x0d.mesh.node import ControlGone, LinkPort, MeshNode, MeshTimers, NodeSeen, PeerReported
+from x0d.mesh.origin import INCARNATION_AHEAD_MAX_NS
 
 TIMERS = MeshTimers()
 

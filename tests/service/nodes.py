@@ -14,18 +14,22 @@ from typing import TypeVar
 from fakes.clock import FakeClock
 from fakes.dataplane import FakeDataPlane
 from fakes.interfaces import FakeInterfaces
+from fakes.peers import FakePeerChannel, FakeSvids, Listener, PeerNetwork
 from fakes.routes import FakeRouteTable
 from fakes.sockets import MESH_PORT, PROBE_PORT, FakeSockets, Wire, join
 from fakes.store import FakeStore
+from x0d.identity.seal import HEAD_BYTES, MAC_BYTES
+from x0d.identity.spiffe_id import TrustDomain, node_id
 from x0d.kernel.layout import encode_request
 from x0d.mapek.events import Event
 from x0d.mapek.loop import Loop
 from x0d.mapek.model import Incident
 from x0d.mesh.detector import DetectorTimers
-from x0d.mesh.model import LinkKey, Prefix
+from x0d.mesh.model import Address, LinkKey, Prefix
 from x0d.mesh.node import MeshNode, MeshTimers
-from x0d.ports import Interface
+from x0d.ports import Interface, PeerTarget
 from x0d.service.alerts import Alerts
+from x0d.service.api_peer import PeerServicer
 from x0d.service.execute import Executor
 from x0d.service.fib import Fib
 from x0d.service.healing import HealingService
@@ -33,12 +37,16 @@ from x0d.service.interfaces import InterfaceService
 from x0d.service.link import LinkPorts, LinkUnit, NeighbourEntry
 from x0d.service.links import LinkService
 from x0d.service.mesh import MeshService
+from x0d.service.peers import PeerService
+from x0d.service.sealed import SealedLink
 from x0d.telemetry import Telemetry
 
 BASE = 0x78300000
 SETTLE_S = 3.0
 ADOPTED_MAX_S = 30.0
 TIMERS = DetectorTimers(interval_ns=50_000_000, miss_limit=3)
+PEER_PORT = 9471
+TRUST_DOMAIN = TrustDomain("x0d.test")
 PORTS = LinkPorts(PROBE_PORT, MESH_PORT)
 EventKind = TypeVar("EventKind")
 
@@ -53,10 +61,15 @@ def interface(name: str, ifindex: int, *addresses: str, carrier: bool = True) ->
     return Interface(name, ifindex, up=True, carrier=carrier, mtu=1500, addresses=tuple(map(ip_interface, addresses)))
 
 
+def message_of(datagram: bytes) -> bytes:
+    """What the mesh said in a sealed datagram, unchecked."""
+    return datagram[HEAD_BYTES:-MAC_BYTES]
+
+
 class FakeNode:
     """One node: its kernel, and one life of its daemon at a time."""
 
-    def __init__(self, clock: FakeClock, name: str) -> None:
+    def __init__(self, clock: FakeClock, name: str, network: PeerNetwork) -> None:
         self.clock = clock
         self.name = name
         self.entries: list[NeighbourEntry] = []
@@ -65,6 +78,10 @@ class FakeNode:
         self.sockets = FakeSockets(clock, self.plane)
         self.source = FakeInterfaces()
         self.table = FakeRouteTable()
+        self.network = network
+        self.svids = FakeSvids(clock, node_id(TRUST_DOMAIN, name))
+        self.lives = 0
+        self._addresses: dict[int, tuple[Address, ...]] = {}
 
     def start(
         self, *, mode: str = "auto", install_routes: bool = True, generations: Mapping[str, int] | None = None
@@ -88,7 +105,21 @@ class FakeNode:
             clock=self.clock,
             alerts=self.alerts,
         )
-        self.mesh = MeshService(core=core, fib=self.fib, clock=self.clock, alerts=self.alerts)
+        self.lives += 1
+        rng = random.Random(self.session + self.lives)
+        self.channel = FakePeerChannel(self.network, self.svids, self._reaches)
+        self.peers = PeerService(
+            own_id=self.svids.spiffe_id,
+            boot_id=rng.randrange(1, 2**64),
+            peer_port=PEER_PORT,
+            source=self.svids,
+            channel=self.channel,
+            clock=self.clock,
+            alerts=self.alerts,
+            rng=rng,
+            nonce=lambda: rng.randbytes(32),
+        )
+        self.mesh = MeshService(core=core, fib=self.fib, peers=self.peers, clock=self.clock, alerts=self.alerts)
         executor = Executor(self.table, self.mesh, self.clock, self.counted)
         self.loop = Loop(self.name, mode, 1000, 5 * 10**9)
         self.healing = HealingService(
@@ -119,6 +150,7 @@ class FakeNode:
         )
         self.executor = executor
         self.fib.connect(executor, self.links.dead_next_hops)
+        self.peers.connect(greet=self.mesh.greet, on_problem=self.links.peer_judged)
         self.mesh.connect(
             report=self._report,
             on_control=self.links.control_changed,
@@ -128,6 +160,13 @@ class FakeNode:
         names = dict.fromkeys(entry.interface for entry in self.entries)
         self.interfaces = InterfaceService(names, self.source, self.plane, self.clock, self.links)
 
+    def _reaches(self, target: PeerTarget) -> bool:
+        """Whether TCP passes out of an interface and back."""
+        peer = self.sockets.peers[target.interface]
+        back = peer.sockets.peers[peer.interface]
+        dark = target.interface in self.sockets.dark or peer.interface in peer.sockets.dark
+        return not (dark or peer.wire.cut or back.wire.cut)
+
     def _report(self, event: Event) -> None:
         self.events.append(event)
         self.healing.feed(event)
@@ -135,6 +174,9 @@ class FakeNode:
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[None]:
         """Run the daemon's tasks as ``node/life.py`` does; an error in any of them ends the test."""
+        mine = Listener(self.svids, PeerServicer(self.peers))
+        for address in (address for held in self._addresses.values() for address in held):
+            self.network.listening[address] = mine
         await self.mesh.start(self.generations)
         await self.interfaces.start()
         async with asyncio.TaskGroup() as group:
@@ -143,6 +185,7 @@ class FakeNode:
                 for task in (
                     self.interfaces.run(),
                     self.links.run(),
+                    self.peers.run(),
                     self.mesh.run_ticks(),
                     self.mesh.run_routes(),
                     self.healing.run(),
@@ -156,12 +199,15 @@ class FakeNode:
                 for task in tasks:
                     task.cancel()
                 self.links.close()
+                for address in [at for at, listener in self.network.listening.items() if listener is mine]:
+                    del self.network.listening[address]
 
     # ---- what a test does to the machine ----
 
     def put(self, changed: Interface) -> None:
         """Make or change an interface."""
         self.sockets.ifindexes[changed.name] = changed.ifindex
+        self._addresses[changed.ifindex] = tuple(address.ip for address in changed.addresses)
         if changed.carrier:
             self.sockets.dark.discard(changed.name)
         else:
@@ -190,6 +236,24 @@ class FakeNode:
         assert key is not None
         return key
 
+    def seal(self, neighbour: str, payload: bytes) -> bytes:
+        """A datagram as this node would send it next; the link must have a key."""
+        link = self.mesh._links[self.key(neighbour)][1]
+        assert isinstance(link, SealedLink)
+        sealed = link._seal.seal(payload)
+        assert sealed is not None
+        return sealed
+
+    def on_wire(self, neighbour: str) -> list[bytes]:
+        """Datagrams that the mesh has sent to a neighbour, sealed, oldest first; the link must be bound."""
+        entry = self.unit(neighbour).entry
+        at = next(
+            at
+            for at in self.sockets.open_sockets
+            if (at[0], at[2], at[3]) == (entry.interface, MESH_PORT, entry.address)
+        )
+        return self.sockets.open_sockets[at].sent
+
     def told(self, kind: type[EventKind]) -> list[EventKind]:
         """Events of one kind that the healing loop was told of."""
         return [event for event in self.events if isinstance(event, kind)]
@@ -213,9 +277,10 @@ class FakeMesh:
         self.clock = clock
         self.nodes: dict[str, FakeNode] = {}
         self.wires: dict[tuple[str, str], Wire] = {}
+        self.network = PeerNetwork()
         for number, (one, other) in enumerate(pairs):
             for end, peer, host in ((one, other, 1), (other, one, 2)):
-                node = self.nodes.setdefault(end, FakeNode(clock, end))
+                node = self.nodes.setdefault(end, FakeNode(clock, end, self.network))
                 node.put(interface(f"to-{peer}", 100 + number, f"10.0.{number}.{host}/24"))
                 node.entries.append(NeighbourEntry(peer, f"to-{peer}", ip_address(f"10.0.{number}.{3 - host}"), 100))
             there, back = join(self.nodes[one].sockets, f"to-{other}", self.nodes[other].sockets, f"to-{one}")

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 from fakes.clock import FakeClock, passes, run_virtual, until
 from fakes.sockets import MESH_PORT, PROBE_PORT
-from service.nodes import FakeMesh, FakeNode, interface
+from service.nodes import FakeMesh, FakeNode, interface, message_of
 from x0d.errors import AddressUnavailable
 from x0d.mapek.events import Event, LinkRecovered, LinkSymptom
 from x0d.mesh.codec import StatePart, decode
@@ -45,7 +45,7 @@ def test_cut_is_flooded_before_it_is_told() -> None:
     def look(event: Event) -> None:
         if isinstance(event, LinkSymptom):
             socket = n1.sockets.open_sockets["to-n3", ip_address("10.0.1.1"), MESH_PORT, ip_address("10.0.1.2")]
-            parts = [part for part in map(decode, socket.sent) if isinstance(part, StatePart)]
+            parts = [part for part in map(decode, map(message_of, socket.sent)) if isinstance(part, StatePart)]
             assert parts
             assert "n1" == parts[-1].version.origin
             own = n1.mesh.core.records()["n1"].record

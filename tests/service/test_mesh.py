@@ -12,12 +12,13 @@ import pytest
 
 from fakes.clock import FakeClock, passes, run_virtual, until
 from fakes.routes import FakeRouteTable
-from service.nodes import ADOPTED_MAX_S, BASE, FakeMesh, FakeNode, prefix_of
+from service.nodes import ADOPTED_MAX_S, BASE, FakeMesh, FakeNode, message_of, prefix_of
 from x0d.actions import DeleteNexthop, InstallRoutes, ObservedRoutes, PutNexthop, PutRoute, RouteChange, SetLinkCost
 from x0d.errors import InvalidInput, KernelRefused
 from x0d.mapek.events import Event, LinkSymptom, PeerReport, RoutesMoved, TopologySeen
 from x0d.mesh.model import LinkKey, LinkState, Prefix
 from x0d.service import mesh as mesh_service
+from x0d.service import sealed
 from x0d.service.fib import ROUTES_ALERT
 
 TRIANGLE = (("n1", "n2"), ("n2", "n3"), ("n1", "n3"))
@@ -298,15 +299,15 @@ def test_two_nodes_of_one_address_raise_an_alert() -> None:
 def test_refused_datagrams_are_counted_and_seldom_logged(capsys: pytest.CaptureFixture[str]) -> None:
     """A flood of datagrams that are none is counted in full; each kind is logged once, and no more than so many."""
 
-    async def scenario(_: FakeMesh, n1: FakeNode) -> None:
+    async def scenario(mesh: FakeMesh, n1: FakeNode) -> None:
         for _number in range(500):
-            n1.mesh.receive(n1.key("n2"), b"nonsense")
+            n1.mesh.receive(n1.key("n2"), mesh.nodes["n2"].seal("n1", b"nonsense"))
         assert 500 == n1.mesh.refused["malformed"]
         assert 1 == capsys.readouterr().out.count("datagram_refused")
         for number in range(200):
             n1.mesh.receive(LinkKey("n1", str(number), "n2", ""), b"")
         assert 700 == n1.mesh.refused["malformed"]
-        assert mesh_service.REFUSALS_LOGGED_MAX - 1 == capsys.readouterr().out.count("datagram_refused")
+        assert sealed.REFUSALS_LOGGED_MAX - 1 == capsys.readouterr().out.count("datagram_refused")
 
     play(scenario)
 
@@ -316,13 +317,12 @@ def test_flood_of_datagrams_does_not_keep_the_core_from_its_ticks() -> None:
 
     async def scenario(mesh: FakeMesh, n1: FakeNode) -> None:
         async def flood() -> None:
-            hello = next(payload for payload in reversed(n2_sends) if payload)
+            hello = message_of(n2.on_wire("n1")[-1])
             while True:
-                n1.mesh.receive(n1.key("n2"), hello)
+                n1.mesh.receive(n1.key("n2"), n2.seal("n1", hello))
                 await passes(0.0004)
 
         n2 = mesh.nodes["n2"]
-        n2_sends = n2.mesh._links[n2.key("n1")][1].sent  # type: ignore[attr-defined]
         async with asyncio.TaskGroup() as group:
             flooding = group.create_task(flood())
             await passes(4)

@@ -111,6 +111,11 @@ class Exchange:
         """Put an acknowledgement into the outbox; a newer one takes the older one's place."""
         self._acks.setdefault(key, {})[version.origin] = version
 
+    def repeat(self, now_s: float, key: LinkKey) -> None:
+        """Send all that is owed on a link again, now."""
+        self.flooding.hasten(now_s, key)
+        self.pump(now_s)
+
     def pump(self, now_s: float) -> None:
         """Move what is owed and due into the outbox."""
         for key, origin in self.flooding.due(now_s):

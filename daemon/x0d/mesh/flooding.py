@@ -70,6 +70,11 @@ class Flooding:
             return not owed
         return False
 
+    def hasten(self, now_s: float, key: LinkKey) -> None:
+        """Let all that is owed on a link be due now, and wait as briefly as at first."""
+        for item in self._links.get(key, {}).values():
+            item.due_s, item.wait_s = now_s, self._wait_s
+
     def forget(self, origins: Iterable[str]) -> None:
         """Owe nobody the records of these origins."""
         for origin in origins:

@@ -63,7 +63,6 @@ __all__ = [
 ]
 
 AGEING_INTERVAL_S = 1.0
-INCARNATION_AHEAD_MAX_NS = 80 * 365 * 86_400 * 10**9
 CONTROL_LOST = (AdjacencyState.CONTROL_GONE, AdjacencyState.TRANSIT_LAST)
 
 
@@ -89,8 +88,6 @@ class MeshNode:
         self._computer = RouteComputer(name, self._exchange.database)
         self._greeting = Greeting(name, timers, self._exchange, rng)
         self._routes_told_of = (-1, -1)
-        self._born_ns = incarnation
-        self._started_at_s = 0.0
 
     # ---- links ----
 
@@ -222,7 +219,7 @@ class MeshNode:
 
     def _receive_state(self, now_s: float, facts: LinkFacts, message: StatePart) -> None:
         version = message.version
-        self._check_incarnation(now_s, version.incarnation)
+        self._version.check(now_s, version.incarnation)
         if version.origin == self._name:
             own = self._exchange.database.get(self._name)
             if self._settled and own is not None:
@@ -243,18 +240,12 @@ class MeshNode:
         if not facts.in_step and not self._exchange.flooding.owes(facts.port.key):
             self._greet(now_s, facts, solicit=True)
 
-    def _check_incarnation(self, now_s: float, incarnation: int) -> None:
-        """Refuse what is decades ahead of our clock, so that a node can always rise above a forged record of its own.
-
-        The bound moves with the time: a number just below it is exceeded by one that is accepted a moment later.
-        Hosts whose clock begins in 1970 accept those whose clock is right.
-
-        Raises:
-            InvalidInput: it is.
-        """
-        now_ns = self._born_ns + int((now_s - self._started_at_s) * 1e9)
-        if incarnation > now_ns + INCARNATION_AHEAD_MAX_NS:
-            raise InvalidInput(f"incarnation {incarnation} is more than 80 years ahead of this node's clock")
+    def greet(self, now_s: float, key: LinkKey) -> None:
+        """Bring a neighbour up to date at once: what was sent to it until now was lost, and no longer is."""
+        facts = self._links.get(key)
+        if facts is not None:
+            self._greet(now_s, facts, solicit=True)
+            self._exchange.repeat(now_s, key)
 
     def _greet(self, now_s: float, facts: LinkFacts, *, solicit: bool) -> None:
         self._greeting.greet(now_s, facts, self._version.incarnation, solicit=solicit)
@@ -305,7 +296,7 @@ class MeshNode:
     def _start_clock(self, now_s: float) -> None:
         if self._settle_at_s is None:
             self._settle_at_s = now_s + self._timers.settle_s
-            self._started_at_s = now_s
+            self._version.start(now_s)
 
     def _watch_control(self, now_s: float, facts: LinkFacts) -> None:
         """Judge the neighbour's silence."""

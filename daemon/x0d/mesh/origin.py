@@ -4,6 +4,7 @@ from x0d.errors import InvalidInput
 from x0d.mesh.codec import NUMBER_MAX, Version
 
 OUTBID_INTERVAL_S = 1.0
+INCARNATION_AHEAD_MAX_NS = 80 * 365 * 86_400 * 10**9
 
 
 class OwnVersion:
@@ -15,6 +16,25 @@ class OwnVersion:
         self.sequence = 0
         self._outbid_at_s = float("-inf")
         self._due = False
+        self._born_ns = incarnation
+        self._started_at_s = 0.0
+
+    def start(self, now_s: float) -> None:
+        """Begin to count time: it is the first incarnation's instant now."""
+        self._started_at_s = now_s
+
+    def check(self, now_s: float, incarnation: int) -> None:
+        """Refuse what is decades ahead of our clock, so that a node can always rise above a forged record of its own.
+
+        The bound moves with the time: a number just below it is exceeded by one that is accepted a moment later.
+        Hosts whose clock begins in 1970 accept those whose clock is right.
+
+        Raises:
+            InvalidInput: it is.
+        """
+        now_ns = self._born_ns + int((now_s - self._started_at_s) * 1e9)
+        if incarnation > now_ns + INCARNATION_AHEAD_MAX_NS:
+            raise InvalidInput(f"incarnation {incarnation} is more than 80 years ahead of this node's clock")
 
     def next(self) -> tuple[int, int]:
         """Incarnation and sequence of the record to be made now."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from x0d.errors import AddressUnavailable
 from x0d.mesh.detector import Detector, DetectorTimers
 from x0d.mesh.model import Address, LinkKey, LinkState, ProbeRecord
 from x0d.mesh.node import LinkPort
@@ -76,7 +77,9 @@ class LinkUnit:
         self.quality = Quality()
         self.binding: Binding | None = None
         self.state = LinkState.WAITING
-        self.reason = f"interface {entry.interface} does not exist yet"
+        self._reason = f"interface {entry.interface} does not exist yet"
+        self.peer_problem = ""
+        """What keeps the neighbour's daemon from being authenticated; empty: nothing."""
         self.state_since_ns = 0
         self.generation = 0
         self.fault_at_ns: int | None = None
@@ -95,6 +98,11 @@ class LinkUnit:
     def key(self) -> LinkKey | None:
         """The link's name at both ends; None until the own address on it is known."""
         return self.binding.port.key if self.binding else None
+
+    @property
+    def reason(self) -> str:
+        """Why the link is in its state, and what is wrong with the neighbour's identity."""
+        return f"{self._reason}; {self.peer_problem}" if self.peer_problem else self._reason
 
     @property
     def sockets_alert(self) -> str:
@@ -136,7 +144,7 @@ class LinkUnit:
             self.state_since_ns = now_ns
         if state is LinkState.UP:
             self.fault_at_ns = None
-        self.state, self.reason = state, reason
+        self.state, self._reason = state, reason
 
     def judge(self, plane: DataPlane, now_ns: int) -> bool | None:
         """Look at the kernel's record: True, it came up; False, it went down; ``now_ns`` was read before this call."""
@@ -171,6 +179,32 @@ class LinkUnit:
         if self.quality.degraded:
             return self.quality.describe_alarm()
         return f"clean again after {self.quality.probes_to_clean} probes without loss"
+
+
+def port_of(node: str, interface: Interface, local: Address, entry: NeighbourEntry) -> LinkPort:
+    """The link of ``node`` to a configured neighbour, from an address of this interface."""
+    return LinkPort(
+        key=LinkKey.between(node, local, entry.node, entry.address),
+        neighbour=entry.node,
+        interface=interface.name,
+        ifindex=interface.ifindex,
+        local_address=local,
+        neighbour_address=entry.address,
+        cost=entry.cost,
+    )
+
+
+def open_sockets(
+    sockets: SocketOpener, ports: LinkPorts, port: LinkPort, on_datagram: Callable[[bytes], None]
+) -> Binding:
+    """Open both sockets of a link; neither stays open if one is refused, as AddressUnavailable."""
+    where = (port.interface, port.local_address)
+    probes = sockets.open(*where, ports.probes, port.neighbour_address, None)
+    try:
+        return Binding(port, probes, sockets.open(*where, ports.mesh, port.neighbour_address, on_datagram))
+    except AddressUnavailable:
+        probes.close()
+        raise
 
 
 def local_address(interface: Interface, neighbour: Address) -> Address | None:

@@ -15,10 +15,18 @@ from x0d.mapek.events import Event, LinkRecovered, LinkSymptom
 from x0d.mesh.detector import DetectorTimers
 from x0d.mesh.events import ControlBack, ControlGone
 from x0d.mesh.model import Address, AdjacencyState, LinkKey, LinkState
-from x0d.mesh.node import LinkPort
 from x0d.ports import Clock, DataPlane, Interface, InterfaceSource
 from x0d.service.alerts import Alerts
-from x0d.service.link import Binding, LinkPorts, LinkUnit, NeighbourEntry, ProbeEncoder, SocketOpener, local_address
+from x0d.service.link import (
+    LinkPorts,
+    LinkUnit,
+    NeighbourEntry,
+    ProbeEncoder,
+    SocketOpener,
+    local_address,
+    open_sockets,
+    port_of,
+)
 from x0d.service.losses import SentHistory
 from x0d.service.mesh import MeshService
 
@@ -165,18 +173,10 @@ class LinkService:
             text = f"{interface.name} has no address on the network of {unit.entry.address}"
             unit.enter(LinkState.WAITING, text, now_ns)
             return
-        entry = unit.entry
-        port = LinkPort(
-            key=LinkKey.between(self._node, local, entry.node, entry.address),
-            neighbour=entry.node,
-            interface=interface.name,
-            ifindex=interface.ifindex,
-            local_address=local,
-            neighbour_address=entry.address,
-            cost=entry.cost,
-        )
+        port = port_of(self._node, interface, local, unit.entry)
         try:
-            binding = self._open(port)
+            self._plane.put_link(port.ifindex, port.neighbour_address, port.local_address)
+            binding = open_sockets(self._sockets, self._ports, port, lambda raw: self._mesh.receive(port.key, raw))
         except (AddressUnavailable, KernelRefused) as refusal:
             if isinstance(refusal, AddressUnavailable) and refusal.in_use:
                 self.port_in_use = refusal
@@ -189,20 +189,6 @@ class LinkService:
         unit.enter(LinkState.WAITING, "no probe answered yet", now_ns)
         self._mesh.put_link(port, binding.datagrams)
         self._tell_costs()
-
-    def _open(self, port: LinkPort) -> Binding:
-        """Let XDP know the neighbour and open the sockets; nothing stays open if one is refused."""
-        where = (port.interface, port.local_address)
-        self._plane.put_link(port.ifindex, port.neighbour_address, port.local_address)
-        probes = self._sockets.open(*where, self._ports.probes, port.neighbour_address, None)
-        try:
-            datagrams = self._sockets.open(
-                *where, self._ports.mesh, port.neighbour_address, lambda payload: self._mesh.receive(port.key, payload)
-            )
-        except AddressUnavailable:
-            probes.close()
-            raise
-        return Binding(port, probes, datagrams)
 
     def _unbind(self, unit: LinkUnit) -> None:
         if unit.binding:
@@ -351,6 +337,12 @@ class LinkService:
             unit.enter(LinkState.UP, f"{unit.entry.node}'s daemon is back", now_ns)
             log.info(telemetry.LINK_STATE_CHANGED, link=str(event.key), state="up", detail=unit.reason)
             self._recover(unit, unit.reason, now_ns)
+
+    def peer_judged(self, node: str, problem: str) -> None:
+        """Show with the links to a node what keeps its daemon from being authenticated; empty: nothing."""
+        for unit in self.units:
+            if unit.entry.node == node:
+                unit.peer_problem = problem
 
     def peer_reported(self, key: LinkKey, state: AdjacencyState) -> int | None:
         """Another node speaks of a link; the last sign that it worked, if it is ours and has answered."""

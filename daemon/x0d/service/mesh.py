@@ -21,10 +21,11 @@ from x0d.ports import Clock, DatagramSocket
 from x0d.service.alerts import Alerts
 from x0d.service.fib import Fib, describe
 from x0d.service.mistakes import Mistakes
+from x0d.service.peers import PeerService
+from x0d.service.sealed import RefusedDatagrams
 
 REPAIR_S = 2.0  # the kernel's table is read back and mended this often, 56 us a route
 TICK_PAUSE_S = 0.001  # between two ticks of the core, whatever it asks for
-REFUSALS_LOGGED_MAX = 64  # distinct ones; a flood of bad datagrams is counted, not logged
 HELD_PAUSE_S = 0.05  # between two looks at whether adopted routes may be touched
 
 log = structlog.get_logger()
@@ -42,10 +43,12 @@ class MeshService:
         *,
         core: MeshNode,
         fib: Fib,
+        peers: PeerService,
         clock: Clock,
         alerts: Alerts,
     ) -> None:
         self.core = core
+        self._peers = peers
         self.fib = fib
         self._clock = clock
         self._links: dict[LinkKey, tuple[LinkPort, DatagramSocket]] = {}
@@ -55,8 +58,8 @@ class MeshService:
         self._dirty = asyncio.Event()
         self._rearm = asyncio.Event()
         self._mistakes = Mistakes(clock, alerts)
-        self._refusals_logged: set[tuple[LinkKey, str]] = set()
-        self.refused: dict[str, int] = {"malformed": 0, "wrong_name": 0}
+        self._refused = RefusedDatagrams()
+        self.refused: Mapping[str, int] = self._refused.counts
         self.own_sent: dict[str, int] = {}
 
     def connect(
@@ -80,13 +83,14 @@ class MeshService:
 
     def put_link(self, port: LinkPort, socket: DatagramSocket) -> None:
         """Take up a link whose interface is attached."""
-        self._links[port.key] = (port, socket)
+        self._links[port.key] = (port, self._peers.put_link(port, socket))
         self.core.put_link(self._now_s(), port, self._generations.get(str(port.key), 0))
         self.flush()
 
     def remove_link(self, key: LinkKey) -> None:
         """The link's interface is gone for now."""
         self._links.pop(key, None)
+        self._peers.remove_link(key)
         self.core.remove_link(self._now_s(), key)
         self.flush()
 
@@ -134,21 +138,20 @@ class MeshService:
         self.fib.carrier_lost(ifindex)
         self._dirty.set()
 
-    def receive(self, key: LinkKey, payload: bytes) -> None:
-        """Take a datagram that came in on a link."""
+    def receive(self, key: LinkKey, datagram: bytes) -> None:
+        """Take a datagram that came in on a link, sealed."""
         try:
-            self.core.receive(self._now_s(), key, payload)
-        except WrongSender as wrong:
-            self.refused["wrong_name"] += 1
-            if key in self._links:
-                self._mistakes.misnamed(self._links[key][0], wrong)
-            return
+            self.core.receive(self._now_s(), key, self._peers.open(key, datagram))
         except InvalidInput as refusal:
-            self.refused["malformed"] += 1
-            if (key, str(refusal)) not in self._refusals_logged and len(self._refusals_logged) < REFUSALS_LOGGED_MAX:
-                self._refusals_logged.add((key, str(refusal)))
-                log.warning(telemetry.DATAGRAM_REFUSED, link=str(key), reason=str(refusal))
+            self._refused.note(key, refusal)
+            if isinstance(refusal, WrongSender) and key in self._links:
+                self._mistakes.misnamed(self._links[key][0], refusal)
             return
+        self.flush()
+
+    def greet(self, key: LinkKey) -> None:
+        """Bring the neighbour on a link up to date: it has a key from now on."""
+        self.core.greet(self._now_s(), key)
         self.flush()
 
     def _cause(self, key: LinkKey, generation: int) -> int:

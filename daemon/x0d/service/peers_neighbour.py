@@ -1,0 +1,190 @@
+"""What is known of one neighbour's daemon, and when it is dialled for a new key.
+
+Pure: time and chance are arguments.  A key is *wanted* when there is none that may be used, when our SVID was renewed,
+when the key has grown old or has sealed much, or when a neighbour that should be heard is silent.  Who wants one dials
+at once; a failure puts the next try off by 0.2 s, then twice as long each time up to 5 s, each with some chance.  A
+*hint*, such as a datagram under a boot id that is not known, cuts that short, but at most one dial a second: whoever
+sends them.  An agreement answers every hint that came before it.
+"""
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from x0d.errors import IdentityRefused
+from x0d.identity.agreement import PeerKey
+from x0d.identity.budget import Budget
+from x0d.identity.model import Proof, Reason
+from x0d.identity.seal import KEYS_MAX
+from x0d.identity.spiffe_id import SpiffeId
+from x0d.mesh.model import LinkKey
+from x0d.service.sealed import SealedLink
+
+RETRY_S, RETRY_MAX_S = 0.2, 5.0
+JITTER: Final = 0.25
+"""Of every pause: so much shorter or longer, by chance, so that two ends do not dial in step for ever."""
+HINT_PAUSE_S: Final = 1.0
+"""Between two dials, however many hints come."""
+KEY_LIFE_S: Final = 3600.0
+KEY_DATAGRAMS_MAX: Final = 2**40
+SILENT_S, SILENT_MAX_S = 3.0, 60.0
+"""Without a word under the key for this long a new one is agreed on; twice as long each time that it changes nothing.
+
+Such a neighbour has another key, or none, and cannot dial us; or it has nothing to say."""
+PROOFS_HELD: Final = 2 * KEYS_MAX
+"""Certificates that are looked at again: those under all keys that a seal may still hold."""
+ANSWERS_PER_S, ANSWERS_BURST = 5.0, 20.0
+"""Agreements that one neighbour may ask for."""
+
+AUTHENTICATED, WAITING, REFUSED = "authenticated", "waiting", "refused"
+OURS: Final = frozenset({Reason.NO_OWN_SVID, Reason.OWN_SVID_EXPIRED, Reason.TIMEOUT, Reason.FOREIGN_PROCESS})
+"""Reasons why a dial failed that say nothing of the neighbour's identity."""
+PASSING: Final = frozenset({Reason.EXPIRED, Reason.NOT_YET_VALID})
+"""Reasons that a look at the clock gives, and the next look may take back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key that the seals may hold, and what its peer had proved."""
+
+    key: PeerKey
+    proof: Proof
+
+
+@dataclass(slots=True)
+class Neighbour:
+    """One node that this one has links to."""
+
+    node: str
+    spiffe_id: SpiffeId
+    links: dict[LinkKey, SealedLink] = field(default_factory=dict)
+    held: deque[Held] = field(default_factory=lambda: deque(maxlen=PROOFS_HELD))
+    """Oldest first; empty: no key."""
+    boot_id: int = 0
+    """Of the life that the keys were agreed with; 0: none."""
+    suspended: str = ""
+    """Why the keys are not used for now; empty: they are."""
+    agreed_at_s: float = float("-inf")
+    heard_at_s: float = float("-inf")
+    """Last datagram that was opened."""
+    refusal: IdentityRefused | None = None
+    """Why whoever answers is not taken for the neighbour; None: nobody was refused since the last agreement."""
+    failure: str = ""
+    """Why the last dial brought no key; empty: it did, or there was none."""
+    failures: int = 0
+    """Dials in a row that brought no key."""
+    told: tuple[str, ...] = ()
+    """What was logged last."""
+    is_dialling: bool = False
+    answers: Budget = field(default_factory=lambda: Budget(ANSWERS_PER_S, ANSWERS_BURST))
+    _wanted: bool = True
+    _hinted: bool = False
+    _dialled_at_s: float = float("-inf")
+    _retry_at_s: float = float("-inf")
+    _silent_s: float = SILENT_S
+    _turns: int = 0
+
+    @property
+    def usable(self) -> bool:
+        """Whether datagrams pass."""
+        return bool(self.held) and not self.suspended
+
+    @property
+    def state(self) -> str:
+        """``authenticated``, ``waiting`` or ``refused``."""
+        if self.usable:
+            return AUTHENTICATED
+        return REFUSED if self.refusal is not None else WAITING
+
+    @property
+    def reason(self) -> str:
+        """Why there is no key, or none newer; empty when all is well."""
+        if self.refusal is not None:
+            return f"{self.refusal.reason}: {self.refusal}"
+        return self.failure or self.suspended
+
+    # ---- when to dial ----
+
+    def want(self) -> None:
+        """Agree on a new key as soon as the back-off allows."""
+        self._wanted = True
+
+    def hint(self) -> bool:
+        """Agree on a new key now, or a second after the last dial; False: that was so already."""
+        is_news, self._hinted = not self._hinted, True
+        return is_news
+
+    def link_put(self) -> None:
+        """A link without a key has come."""
+        self._wanted = True
+        self._retry_at_s = float("-inf")
+
+    def due_s(self) -> float:
+        """When to dial; infinity: not before something happens."""
+        if self.is_dialling or not self.links:
+            return float("inf")
+        hint_s = max(self._dialled_at_s, self.agreed_at_s) + HINT_PAUSE_S if self._hinted else float("inf")
+        if self._wanted or not self.usable:
+            return min(hint_s, self._retry_at_s)
+        silent_s = max(self.agreed_at_s, self.heard_at_s) + self._silent_s
+        return min(hint_s, silent_s, self.agreed_at_s + KEY_LIFE_S)
+
+    def dial(self, now_s: float) -> SealedLink:
+        """Begin to dial; the link whose address is tried, another one after each failure."""
+        assert self.links
+        assert not self.is_dialling
+        self.is_dialling = True
+        self._dialled_at_s = now_s
+        if self.usable and not self._wanted and not self._hinted and now_s < self.agreed_at_s + KEY_LIFE_S:
+            self._silent_s = min(2 * self._silent_s, SILENT_MAX_S)
+        self._hinted, self._wanted = False, True
+        return list(self.links.values())[self._turns % len(self.links)]
+
+    # ---- what came of it ----
+
+    def failed(self, now_s: float, rng: random.Random, error: Exception) -> None:
+        """A dial has brought no key."""
+        self._turns += 1
+        self.failures += 1
+        pause_s = min(RETRY_S * 2 ** min(self.failures - 1, 10), RETRY_MAX_S)
+        self._retry_at_s = now_s + pause_s * rng.uniform(1 - JITTER, 1 + JITTER)
+        known = self.refusal.reason if self.refusal else ""
+        if isinstance(error, IdentityRefused) and error.reason not in {*OURS, known}:
+            self.refusal = error  # of one reason the first text stays: with a time in it each try would be news
+        if self._wanted:  # else it has dialled us meanwhile
+            self.failure = str(error)
+
+    def agreed(self, now_s: float, boot_id: int, key: PeerKey, proof: Proof, *, initiated: bool) -> None:
+        """Take a key on all links."""
+        if boot_id != self.boot_id:
+            self.held.clear()  # the seals have forgotten them too
+        self.boot_id = boot_id
+        self.held.append(Held(key, proof))
+        self.agreed_at_s = now_s
+        self.suspend("")
+        self.refusal, self.failure, self.failures = None, "", 0
+        self._wanted = self._hinted = False
+        self._retry_at_s = float("-inf")
+        for link in self.links.values():
+            link.install(self.spiffe_id, boot_id, key, initiated=initiated)
+
+    def heard(self, now_s: float) -> None:
+        """A datagram was opened."""
+        self.heard_at_s = now_s
+        self._silent_s = SILENT_S
+
+    def drop(self) -> None:
+        """Forget every key, and want another."""
+        self.held.clear()
+        self.boot_id = 0
+        self.suspend("")
+        self.want()
+        for link in self.links.values():
+            link.drop()
+
+    def suspend(self, reason: str) -> None:
+        """Use no key until told otherwise; an empty reason: use them again."""
+        self.suspended = reason
+        for link in self.links.values():
+            link.suspended = bool(reason)

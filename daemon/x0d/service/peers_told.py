@@ -1,0 +1,119 @@
+"""What people are told of a neighbour's daemon: log, alert, the reason with its links, the rows of ``identity show``.
+
+Each change is said once, however often it is tried again.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from x0d import telemetry
+from x0d.identity.model import Reason
+from x0d.mesh.model import LinkKey
+from x0d.service.alerts import Alerts
+from x0d.service.peers_neighbour import Neighbour
+
+PEER_ALERT = "peer_identity"
+FAILURES_SHOWN = 3
+"""Dials in a row without an answer, before the link says so: a neighbour may be starting."""
+
+REMEDIES: Final[Mapping[str, str]] = {
+    Reason.UNTRUSTED: "join both nodes to the same issuer, or to the same SPIRE server, and look at its trust bundle",
+    Reason.UNKNOWN_TRUST_DOMAIN: "its trust domain is not identity.trust_domain: give all nodes of a mesh the same one",
+    Reason.WRONG_ID: "look at node.name there, and at which node [[mesh.neighbours]] names at this address",
+    Reason.EXPIRED: "look at the clocks of both nodes, and at its SPIRE agent or issuer: x0ctl identity check there",
+    Reason.NOT_YET_VALID: "look at the clocks of both nodes",
+    Reason.NOT_POST_QUANTUM: "update it, or set identity.require_pq = false here",
+    Reason.DEV_IDENTITY: "it has a development identity and this node is in production: give it one of SPIRE",
+}
+REMEDY: Final = "x0ctl identity check tries it again"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRow:
+    """What is known of a neighbour's daemon, by link; named as in ``x0d.v1.PeerIdentity``."""
+
+    node: str
+    spiffe_id: str
+    link: str
+    state: str
+    reason: str
+    group: str
+    tls_version: str
+    post_quantum: bool
+    svid_not_after_unix_ms: int
+    key_age_s: float
+
+
+def row_of(neighbour: Neighbour, link: LinkKey, now_s: float) -> PeerRow:
+    """Describe a neighbour on one of its links."""
+    proof = neighbour.held[-1].proof if neighbour.held else None
+    return PeerRow(
+        node=neighbour.node,
+        spiffe_id=str(neighbour.spiffe_id),
+        link=str(link),
+        state=neighbour.state,
+        reason=neighbour.reason,
+        group=proof.group if proof else "",
+        tls_version=proof.tls_version if proof else "",
+        post_quantum=proof.is_post_quantum if proof else False,
+        svid_not_after_unix_ms=int(proof.not_after_unix_s * 1e3) if proof else 0,
+        key_age_s=now_s - neighbour.agreed_at_s if proof else 0.0,
+    )
+
+
+class PeerNews:
+    """Tells what has changed."""
+
+    def __init__(self, alerts: Alerts, on_problem: Callable[[str, str], None]) -> None:
+        self._alerts = alerts
+        self._on_problem = on_problem
+
+    def tell(self, neighbour: Neighbour) -> None:
+        """Log and alert what is new of a neighbour, and show it with its links."""
+        refused = neighbour.refusal
+        if refused is None:
+            self._alerts.clear(_alert(neighbour))
+        else:
+            remedy = REMEDIES.get(refused.reason, REMEDY)
+            self._alerts.raise_alert(_alert(neighbour), f"refused ({refused.reason}): {refused}; {remedy}")
+        group = neighbour.held[-1].proof.group if neighbour.usable else ""
+        told = (neighbour.state, refused.reason if refused else "", group)
+        if told != neighbour.told:
+            neighbour.told = told
+            fields = {"node": neighbour.node, "spiffe_id": str(neighbour.spiffe_id)}
+            if refused is not None:
+                log.warning(telemetry.PEER_REFUSED, **fields, reason=refused.reason, detail=str(refused))
+            elif neighbour.usable:
+                log.info(telemetry.PEER_AUTHENTICATED, **fields, group=group)
+        self._on_problem(neighbour.node, _problem(neighbour))
+
+    def dropped(self, neighbour: Neighbour, reason: str) -> None:
+        """Its keys are gone: what it has proved does not hold any more."""
+        log.warning(telemetry.PEER_KEY_DROPPED, node=neighbour.node, reason=reason)
+
+    def forget(self, neighbour: Neighbour) -> None:
+        """There are no links to it any more."""
+        self._alerts.clear(_alert(neighbour))
+        self._on_problem(neighbour.node, "")
+
+
+def _alert(neighbour: Neighbour) -> str:
+    return f"{PEER_ALERT} {neighbour.node}"
+
+
+def _problem(neighbour: Neighbour) -> str:
+    """What keeps a neighbour from being listened to; empty: nothing, or nothing worth a word yet."""
+    if neighbour.usable:
+        return ""
+    if neighbour.suspended:
+        return f"{neighbour.node} is not listened to: {neighbour.suspended}"
+    if neighbour.refusal is not None:
+        return f"{neighbour.node} is refused: {neighbour.reason}"
+    if neighbour.failures >= FAILURES_SHOWN:
+        return f"{neighbour.node} has not been authenticated: {neighbour.reason}"
+    return ""
