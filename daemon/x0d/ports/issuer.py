@@ -7,6 +7,11 @@ from typing import Protocol
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 
 
+def join_id(trust_domain: TrustDomain) -> SpiffeId:
+    """Who answers on the join port; nobody gets a certificate for it."""
+    return SpiffeId(trust_domain, "/issuer/join")
+
+
 @dataclass(frozen=True, slots=True)
 class CreatedToken:
     """One way in, for one node."""
@@ -69,6 +74,13 @@ class SvidAuthority(Protocol):
     def bundle(self) -> tuple[bytes, ...]:
         """Every root that is to be trusted now, DER, oldest first."""
 
+    def check_request(self, csr_der: bytes) -> None:
+        """Look at a PKCS#10 request without doing anything.
+
+        Raises:
+            InvalidInput: it is malformed, not signed by its key, or its key is of a kind that SVIDs have not.
+        """
+
     def issue_for_request(self, spiffe_id: SpiffeId, csr_der: bytes) -> SignedSvid:
         """Certify the key of a PKCS#10 request under an ID of our choice.
 
@@ -113,7 +125,7 @@ class TokenStore(Protocol):
         """
 
     async def unspent(self, now_unix_s: float) -> Sequence[TokenRecord]:
-        """Those that could still be spent, the earliest to expire first; what is long over is forgotten."""
+        """Those that nobody has spent, the earliest to expire first; an hour after its expiry a token is forgotten."""
 
 
 class JoinListener(Protocol):

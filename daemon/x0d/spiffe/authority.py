@@ -115,6 +115,10 @@ class Authority:
         )
         return SignedSvid((leaf,), float(not_after))
 
+    def check_request(self, csr_der: bytes) -> None:
+        """Look at a PKCS#10 request without doing anything.  Raises InvalidInput."""
+        public_key_of_request(csr_der)
+
     def issue_for_request(self, spiffe_id: SpiffeId, csr_der: bytes) -> SignedSvid:
         """Certify the key of a PKCS#10 request.
 

@@ -119,7 +119,11 @@ class IssuedSvids:
 
     def refresh(self, now_unix_s: float) -> None:
         """Forget what is past its time, and tell: whoever listens asks again and gets a new one; others get none."""
-        due = [spiffe_id for spiffe_id, (_, until) in self._known.items() if now_unix_s >= until]
+        due = [
+            spiffe_id
+            for spiffe_id, (svid, until) in self._known.items()
+            if not svid.not_before_unix_s <= now_unix_s < until  # the clock may have been set back
+        ]
         for spiffe_id in due:
             del self._known[spiffe_id]
         bundle = self._authority.bundle()

@@ -1,0 +1,103 @@
+"""A joined node's certificate: asked for anew at half of its life, again and again until the issuer answers.
+
+From half-life to the end the issuer may be away without harm; ``outage_hurts_unix_s`` says when that ends.  Each answer
+brings the cluster's roots along, which is how a new root reaches this node long before anything is signed by it.
+"""
+
+import asyncio
+import random
+from typing import Final
+
+import structlog
+
+from x0d import telemetry
+from x0d.errors import IdentityRefused, InvalidInput, PeerUnreachable, StorageFailed
+from x0d.identity.lifetime import renewal_at
+from x0d.ports import Clock
+from x0d.ports.issuer import HeldIdentity, RenewalChannel
+from x0d.service.alerts import Alerts
+
+TICK_S: Final = 0.5
+"""The wall clock is looked at so often: it may be set at any time."""
+BACKOFF_S_MIN: Final = 1.0
+BACKOFF_S_MAX: Final = 60.0
+BACKOFF_LIFE_MAX: Final = 0.02
+"""Of the certificate's life: a short one is tried for more often."""
+ALERT: Final = "svid_renewal"
+
+log = structlog.get_logger()
+
+
+class Renewal:
+    """Keeps one joined identity fresh."""
+
+    def __init__(
+        self, identity: HeldIdentity, channel: RenewalChannel, clock: Clock, rng: random.Random, alerts: Alerts
+    ) -> None:
+        self._identity = identity
+        self._channel = channel
+        self._clock = clock
+        self._rng = rng
+        self._alerts = alerts
+        self._chance = rng.random()
+        self._failures = 0
+        self._retry_at_ns = 0
+        self.last_error = ""
+        """Why the last attempt failed; empty when it did not."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where renewals go."""
+        return self._identity.renewal_endpoint
+
+    @property
+    def due_unix_s(self) -> float:
+        """When the certificate is asked for anew."""
+        identity = self._identity
+        return renewal_at(identity.not_before_unix_s, identity.not_after_unix_s, self._chance)
+
+    @property
+    def outage_hurts_unix_s(self) -> float:
+        """From when on the issuer's absence hurts: this node's certificate has expired then."""
+        return self._identity.not_after_unix_s
+
+    async def run(self) -> None:
+        """Renew for ever."""
+        while True:
+            is_due = self._clock.unix_ms() / 1e3 >= self.due_unix_s
+            if is_due and self._clock.monotonic_ns() >= self._retry_at_ns:
+                await self.renew()
+            await asyncio.sleep(TICK_S)
+
+    async def renew(self) -> bool:
+        """Try once, now; whether there is a new certificate."""
+        try:
+            grant = await self._channel.renew(self._identity.request())
+            await asyncio.to_thread(self._identity.accept, grant)
+        except (PeerUnreachable, IdentityRefused, InvalidInput, StorageFailed) as error:
+            self._note_failure(str(error))
+            return False
+        self._failures, self._retry_at_ns, self.last_error = 0, 0, ""
+        self._chance = self._rng.random()
+        self._alerts.clear(ALERT)
+        self._identity.announce()
+        log.info(telemetry.SVID_RENEWED, not_after_unix_s=self._identity.not_after_unix_s)
+        return True
+
+    def _note_failure(self, error: str) -> None:
+        self._failures += 1
+        life_s = self._identity.not_after_unix_s - self._identity.not_before_unix_s
+        longest_s = max(BACKOFF_S_MIN, min(BACKOFF_S_MAX, life_s * BACKOFF_LIFE_MAX))
+        wait_s = min(longest_s, BACKOFF_S_MIN * 2.0 ** min(self._failures - 1, 10)) * self._rng.uniform(0.75, 1.25)
+        self._retry_at_ns = self._clock.monotonic_ns() + round(wait_s * 1e9)
+        if error != self.last_error:
+            log.warning(telemetry.SVID_RENEWAL_FAILED, error=error, endpoint=self.endpoint)
+        self.last_error = error
+        left_s = self.outage_hurts_unix_s - self._clock.unix_ms() / 1e3
+        if left_s < life_s / 3:
+            when = (
+                f"its certificate expires in {left_s:.0f} s"
+                if left_s > 0
+                else "its certificate has expired: join again"
+            )
+            self._alerts.raise_alert(ALERT, f"the issuer at {self.endpoint} does not renew this node, {when}")
