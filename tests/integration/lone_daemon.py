@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,17 @@ from integration.mesh_lab import expect
 from kernel.namespaces import Namespace, namespace, run, veth
 from lab.control import NodeClient
 from lab.machine import wait_until
-from lab.nodes import ROOT
+from lab.nodes import ROOT, TRUST_DOMAIN
+from x0d.identity.spiffe_id import TrustDomain, node_id
+from x0d.ports.issuer import Admission, Grant
+from x0d.spiffe import joined
+from x0d.spiffe.authority import Authority
 from x0d.v1 import mesh_pb2, node_pb2
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "daemon")}
 ENVIRONMENT.pop("NOTIFY_SOCKET", None)
 END_S = 20.0
+ROOT_TTL_S, SVID_TTL_S = 31_536_000, 86_400
 Sections = dict[str, dict[str, object]]
 
 
@@ -100,6 +106,7 @@ class LoneDaemon:
                 "bpffs_dir": str(self.bpffs),
                 "production": False,
             },
+            "identity": {"trust_domain": TRUST_DOMAIN, "issuer": not joined.read(self.state / joined.DIRECTORY)},
             "mesh": {"interfaces": ["e1"], "up_hold_ms": 100, "hello_interval_ms": 200},
             "log": {"format": "json"},
         }
@@ -142,12 +149,26 @@ class LoneDaemon:
         assert process.returncode == 0, f"exit {process.returncode} at SIGTERM:\n{log.read_text()}"
 
 
+def admit(newcomer: LoneDaemon, issuer: LoneDaemon) -> None:
+    """Let a node be one of the issuer's, as ``x0d --join`` would, with neither of them running."""
+    trust_domain = TrustDomain(TRUST_DOMAIN)
+    directory = issuer.state / joined.DIRECTORY
+    authority = Authority.open(directory, trust_domain, ROOT_TTL_S, SVID_TTL_S, time.time)
+    spiffe_id = node_id(trust_domain, newcomer.name)
+    requested = joined.KeyRequest.make()
+    grant = Grant(authority.issue_for_request(spiffe_id, requested.csr_der).chain_ders, authority.bundle(), {})
+    admission = Admission(grant, "192.0.2.1:9471", node_id(trust_domain, issuer.name))
+    joined.save(newcomer.state / joined.DIRECTORY, joined.take(spiffe_id, requested.key, admission, time.time()))
+    newcomer.write()
+
+
 class Pair:
-    """Two nodes, n1 and n2, joined by ``e1`` (10.9.1.0/31); n1 has ``e2`` to the same neighbour, without address."""
+    """Two nodes joined by ``e1`` (10.9.1.0/31); n1 has ``e2`` to the same neighbour, without address, and issues."""
 
     def __init__(self, one: Namespace, two: Namespace, directory: Path, bpffs: Path) -> None:
         self.n1 = LoneDaemon("n1", one, directory, bpffs)
         self.n2 = LoneDaemon("n2", two, directory, bpffs)
+        admit(self.n2, self.n1)
         self.join()
         veth(one, two, ("e2", "f2"), (21, 22))
 
