@@ -4,7 +4,7 @@
 valid from a minute before the instant ``NOW`` unless an argument says otherwise, so tests pass ``NOW`` where code takes
 the time, and ``start_unix_s=time.time()`` where a real TLS handshake looks at the machine's clock.
 
-Not modelled: CRLs, name constraints, serial numbers that repeat.
+Not modelled: CRLs, name constraints, serial numbers that repeat, other hashes than SHA-256.
 """
 
 from collections.abc import Sequence
@@ -99,7 +99,6 @@ class CA:
         key_usage: Sequence[str] | None = ("key_cert_sign", "crl_sign"),
         key: str = "p256",
         path_length: int | None = None,
-        signature: hashes.HashAlgorithm | None = None,
     ) -> None:
         """Make a key and sign its certificate; ``ca=None`` leaves BasicConstraints out."""
         self.trust_domain = trust_domain
@@ -119,7 +118,6 @@ class CA:
                 extra=(),
             ),
             parent,
-            signature,
         )
         self.der = self._certificate.public_bytes(Encoding.DER)
 
@@ -155,7 +153,6 @@ class CA:
         eku: Sequence[x509.ObjectIdentifier] | None = (CLIENT, SERVER),
         key: str | Key = "p256",
         extra: Sequence[tuple[x509.ExtensionType, bool]] = (),
-        signature: hashes.HashAlgorithm | None = None,
     ) -> Issued:
         """Make a leaf for ``/node/n1``, or for another ID.
 
@@ -171,7 +168,6 @@ class CA:
             eku: purposes; None leaves the extension out.
             key: a kind of key for ``new_key``, or a key that exists.
             extra: other extensions, each with whether it is critical.
-            signature: another hash than SHA-256.
         """
         names = uris if uris is not None else [spiffe_id or f"spiffe://{self.trust_domain}/node/n1"]
         private = new_key(key) if isinstance(key, str) else key
@@ -188,7 +184,6 @@ class CA:
                 extra=extra,
             ),
             self,
-            signature,
         )
         return Issued(certificate.public_bytes(Encoding.DER), self.chain_ders, private)
 
@@ -206,7 +201,7 @@ class _Request:
     extra: Sequence[tuple[x509.ExtensionType, bool]]
 
 
-def _sign(request: _Request, issuer: CA | None, signature: hashes.HashAlgorithm | None) -> x509.Certificate:
+def _sign(request: _Request, issuer: CA | None) -> x509.Certificate:
     attributes = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "x0d tests")]
     if request.subject:
         attributes.append(x509.NameAttribute(NameOID.COMMON_NAME, request.subject))
@@ -228,7 +223,7 @@ def _sign(request: _Request, issuer: CA | None, signature: hashes.HashAlgorithm 
         builder = builder.add_extension(extension, critical=critical)
     if isinstance(signer, ed25519.Ed25519PrivateKey):
         return builder.sign(signer, None)
-    return builder.sign(signer, signature or hashes.SHA256())  # type: ignore[arg-type]  # SHA-1 is for a test
+    return builder.sign(signer, hashes.SHA256())
 
 
 def _extensions(request: _Request) -> list[tuple[x509.ExtensionType, bool]]:

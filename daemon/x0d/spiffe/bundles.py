@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.x509.oid import SignatureAlgorithmOID
 from OpenSSL import crypto
 
 from x0d.errors import IdentityRefused, InvalidInput
@@ -35,7 +36,14 @@ _REASONS: Final = {_NOT_YET_VALID: Reason.NOT_YET_VALID, _EXPIRED: Reason.EXPIRE
 """Numbers of OpenSSL's x509_vfy.h.  A leaf both expired and of a removed root gives 20 (no issuer): untrusted."""
 _SIGNER_KEYS: Final = frozenset({"p256", "p384", "p521", "ed25519", *(f"rsa{bits}" for bits in RSA_BITS)})
 _PREFIXES: Final = {usage: usage.encode() for usage in Usage}
-_WEAK_HASHES: Final = frozenset({"md5", "sha1"})
+_WEAK_SIGNATURES: Final = frozenset(
+    {
+        SignatureAlgorithmOID.RSA_WITH_MD5,
+        SignatureAlgorithmOID.RSA_WITH_SHA1,
+        x509.ObjectIdentifier("1.3.14.3.2.29"),  # RSA with SHA-1, an older number
+        SignatureAlgorithmOID.ECDSA_WITH_SHA1,
+    }
+)
 _TIME_MAX: Final = 253_402_300_799.0
 """The last second of the year 9999, the last one that a certificate can name."""
 
@@ -225,6 +233,5 @@ def _check_signers(spiffe_id: SpiffeId, chain: Sequence[x509.Certificate]) -> No
         if not is_authority(signer):
             raise IdentityRefused(Reason.UNTRUSTED, f"the chain of {spiffe_id} has a signer that is no CA's")
     for signed in chain[:-1]:
-        digest = signed.signature_hash_algorithm
-        if digest is not None and digest.name in _WEAK_HASHES:
-            raise IdentityRefused(Reason.UNTRUSTED, f"the chain of {spiffe_id} is signed with {digest.name}")
+        if signed.signature_algorithm_oid in _WEAK_SIGNATURES:
+            raise IdentityRefused(Reason.UNTRUSTED, f"the chain of {spiffe_id} is signed with a hash that is broken")
