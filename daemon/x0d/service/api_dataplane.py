@@ -12,11 +12,12 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from x0d.errors import InvalidInput
+from x0d.ports.audit import tell_change
 from x0d.service.api_convert import to_message
 from x0d.service.api_policy import PolicyMethods
 from x0d.service.api_range import in_range
 from x0d.service.views import there
-from x0d.service.views_dataplane import PacketEvent
+from x0d.service.views_dataplane import AttachmentStatus, PacketEvent, UpgradeResult
 from x0d.v1 import dataplane_pb2
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class DataplaneServicer(PolicyMethods):
         context: "_Context",  # noqa: ARG002 - not needed
     ) -> dataplane_pb2.UpgradeResponse:
         """All or nothing."""
-        upgraded = await self._changes.run(there(self._views.dataplane).upgrade())
+        upgraded = await self._changes.run(there(self._views.dataplane).upgrade(), _upgraded_text)
         return to_message(upgraded, dataplane_pb2.UpgradeResponse)
 
     async def Attach(  # noqa: N802 - gRPC's name
@@ -114,7 +115,9 @@ class DataplaneServicer(PolicyMethods):
     ) -> dataplane_pb2.AttachResponse:
         """Take up interfaces that were left."""
         names = _named(request)
-        statuses = await self._changes.run(there(self._views.dataplane).attach(names, everything=request.all))
+        change = there(self._views.dataplane).attach(names, everything=request.all)
+        tell_change(before=self._interfaces_text(names))
+        statuses = await self._changes.run(change, _attached_text)
         return dataplane_pb2.AttachResponse(attachments=[to_message(s, dataplane_pb2.Attachment) for s in statuses])
 
     async def Detach(  # noqa: N802 - gRPC's name
@@ -124,7 +127,9 @@ class DataplaneServicer(PolicyMethods):
     ) -> dataplane_pb2.DetachResponse:
         """Leave interfaces."""
         names = _named(request)
-        statuses = await self._changes.run(there(self._views.dataplane).detach(names, everything=request.all))
+        change = there(self._views.dataplane).detach(names, everything=request.all)
+        tell_change(before=self._interfaces_text(names))
+        statuses = await self._changes.run(change, _attached_text)
         return dataplane_pb2.DetachResponse(attachments=[to_message(s, dataplane_pb2.Attachment) for s in statuses])
 
     async def Trace(  # noqa: N802 - gRPC's name
@@ -141,6 +146,11 @@ class DataplaneServicer(PolicyMethods):
             async for progress in measurement:
                 yield to_message(progress, dataplane_pb2.TraceResponse)
 
+    def _interfaces_text(self, names: Sequence[str]) -> str:
+        """How the data plane stands on these interfaces, or on all."""
+        interfaces = self._views.node.status().interfaces
+        return "; ".join(f"{i.name} {i.state} {i.mode}".rstrip() for i in interfaces if not names or i.name in names)
+
 
 def _named(request: dataplane_pb2.AttachRequest | dataplane_pb2.DetachRequest) -> tuple[str, ...]:
     if bool(request.interfaces) == request.all:
@@ -148,6 +158,16 @@ def _named(request: dataplane_pb2.AttachRequest | dataplane_pb2.DetachRequest) -
     if len(request.interfaces) > INTERFACES_MAX:
         raise InvalidInput(f"interfaces: {len(request.interfaces)} names, at most {INTERFACES_MAX} are allowed")
     return tuple(dict.fromkeys(request.interfaces))
+
+
+def _attached_text(statuses: Sequence[AttachmentStatus]) -> str:
+    return "; ".join(f"{status.interface} {status.state} {status.mode}".rstrip() for status in statuses)
+
+
+def _upgraded_text(upgraded: UpgradeResult) -> str:
+    if not upgraded.replaced:
+        return "the programs are as before"
+    return f"replaced: {', '.join(upgraded.replaced)}"
 
 
 def _verdicts(named: Sequence[str]) -> frozenset[str]:

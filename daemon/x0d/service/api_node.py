@@ -3,6 +3,7 @@
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from x0d.ports.audit import outlives_its_caller, tell_change
 from x0d.service.api_convert import to_message
 from x0d.service.views import ReloadResult, Views
 from x0d.v1 import node_pb2, node_pb2_grpc
@@ -41,12 +42,15 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         """
         reload = asyncio.get_running_loop().create_task(self._reload())
         self._reloads.add(reload)
+        outlives_its_caller(reload)
         reload.add_done_callback(self._reloads.discard)
         return to_message(await asyncio.shield(reload), node_pb2.ReloadResponse)
 
     async def _reload(self) -> ReloadResult:
         async with self._one_reload:
-            return await self._views.node.reload()
+            result = await self._views.node.reload()
+        tell_change(after=_reloaded_text(result))
+        return result
 
     async def RunDoctor(  # noqa: N802 - gRPC's name
         self,
@@ -56,3 +60,9 @@ class NodeServicer(node_pb2_grpc.NodeServiceServicer):
         """One at a time: it loads programs to see whether the kernel takes them."""
         async with self._one_doctor:
             return to_message(await self._views.node.doctor(), node_pb2.RunDoctorResponse)
+
+
+def _reloaded_text(result: ReloadResult) -> str:
+    """What a reload has done, for the audit."""
+    parts = (("in force", result.applied), ("after a restart", result.needs_restart))
+    return "; ".join(f"{when}: {', '.join(keys)}" for when, keys in parts if keys) or "nothing differs"

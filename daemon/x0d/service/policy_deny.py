@@ -9,9 +9,11 @@ from x0d import telemetry
 from x0d.errors import Busy, InvalidInput
 from x0d.policy.denyfile import DenyFileReader
 from x0d.policy.model import DenyEntry, PackedPrefix, PrefixKey, Terms, clean_comment
+from x0d.ports.audit import tell_change
 from x0d.service.policy_held import DenyEntries, DenyRows, Held, Now, aside
 from x0d.service.policy_load import ReadingLoad, check_room
 from x0d.service.policy_state import PolicyState, check_duration, removal, those_there
+from x0d.service.policy_told import NONE, deny_text, load_text
 from x0d.service.views_policy import DenyRow, Loaded, Removed
 
 log = structlog.get_logger()
@@ -55,6 +57,7 @@ class DenyChanges(PolicyState):
             expires_unix_ms = now.unix_ms + duration_s * 1000 if duration_s else 0
             terms = dict.fromkeys(prefixes, Terms(expires_unix_ms, clean_comment(comment)))
             due_ns = now.due_ns(expires_unix_ms)
+            tell_change(before=deny_text(former))
 
             async def undo() -> None:
                 await self._store.delete_deny(fresh)
@@ -63,6 +66,7 @@ class DenyChanges(PolicyState):
             await self._in_store(self._store.save_deny(DenyEntries(terms)))
             await self._in_kernel_too(self._plane.put_deny(dict.fromkeys(prefixes, due_ns)), undo)
             self._deny.put(terms, now)
+            tell_change(after=deny_text(terms))
             self._tell(telemetry.DENY_CHANGED, fresh, former, (), self._deny, duration_s=duration_s, forced=warnings)
         return tuple(DenyEntries(terms)), (*warnings, *self._unenforced("deny"))
 
@@ -75,11 +79,13 @@ class DenyChanges(PolicyState):
         """
         async with self._one_at_a_time:
             former = those_there(prefixes, self._deny.entries, "entry of the deny-list")
+            tell_change(before=deny_text(former))
             await self._in_store(self._store.delete_deny(former))
             await self._in_kernel_too(
                 self._plane.delete_deny(former), lambda: self._store.save_deny(DenyEntries(former))
             )
             self._deny.remove(former)
+            tell_change(after=NONE)
             self._tell(telemetry.DENY_CHANGED, (), (), former, self._deny)
         return removal(prefixes, former)
 
@@ -126,6 +132,8 @@ class DenyChanges(PolicyState):
                     self._plane.replace_deny(instants), lambda: self._store.replace_deny(former.entries)
                 )
                 self._deny = held
+            before, after = load_text(len(entries), added, removed, dry_run=dry_run)
+            tell_change(before=before, after=after)
             took_ms = (self._clock.monotonic_ns() - started_ns) / 1e6
             log.info(
                 telemetry.DENY_LOADED, name=name, entries_before=len(former.entries), entries=len(entries), added=added,

@@ -7,8 +7,10 @@ from x0d import telemetry
 from x0d.errors import InvalidInput, TooMany
 from x0d.policy.model import BURST_MAX, LIMITS_MAX, RATE_PPS_MAX, Limit, PackedPrefix, PrefixKey, clean_comment
 from x0d.ports import LimitRate
+from x0d.ports.audit import tell_change
 from x0d.service.policy_held import Held, Now
 from x0d.service.policy_state import PolicyState, check_duration, removal, those_there
+from x0d.service.policy_told import NONE, limit_text
 from x0d.service.views_policy import LimitRow, Removed
 
 BURST_MIN: Final = 10
@@ -59,6 +61,7 @@ class LimitChanges(PolicyState):
             limit = Limit(prefix, rate_pps, burst, expires_unix_ms, clean_comment(comment))
             rates = limit_rates(self._limits)
             rates[prefix] = LimitRate(rate_pps, burst, now.due_ns(expires_unix_ms))
+            tell_change(before=limit_text([former] if former else []))
 
             async def undo() -> None:
                 if former is None:
@@ -69,6 +72,7 @@ class LimitChanges(PolicyState):
             await self._in_store(self._store.save_limit(limit))
             await self._in_kernel_too(self._plane.replace_limits(rates), undo)
             self._limits.put({prefix: limit}, now)
+            tell_change(after=limit_text([limit]))
             fresh, changed = ([], [prefix]) if former else ([prefix], [])
             self._tell(
                 telemetry.LIMITS_CHANGED, fresh, changed, (), self._limits, rate_pps=rate_pps, burst=burst,
@@ -85,6 +89,7 @@ class LimitChanges(PolicyState):
         """
         async with self._one_at_a_time:
             former = those_there(prefixes, self._limits.entries, "limit")
+            tell_change(before=limit_text(former.values()))
             rates = {prefix: rate for prefix, rate in limit_rates(self._limits).items() if prefix not in former}
 
             async def undo() -> None:
@@ -94,6 +99,7 @@ class LimitChanges(PolicyState):
             await self._in_store(self._store.delete_limits(former))
             await self._in_kernel_too(self._plane.replace_limits(rates), undo)
             self._limits.remove(former)
+            tell_change(after=NONE)
             self._tell(telemetry.LIMITS_CHANGED, (), (), former, self._limits)
         return removal(prefixes, former)
 
