@@ -16,8 +16,8 @@ class Alerts:
     def raise_alert(self, name: str, text: str) -> None:
         """Raise, or replace the text of, an alert."""
         if self._texts.get(name) != text:
+            self._texts[name] = text  # first: it stands even if the log cannot be written
             log.error(telemetry.ALERT_RAISED, alert=name, text=text)
-        self._texts[name] = text
 
     def clear(self, name: str) -> None:
         """End an alert; nothing happens if it is not raised."""

@@ -10,6 +10,7 @@ cannot change what was done.  They pass whatever log level is configured.
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ TEXT_CHARACTERS_MAX: Final = 2_000
 WHAT_CHARACTERS_MAX: Final = 2_048
 CANCELLED: Final = "cancelled"
 """The gate's word for a call whose caller has left, or whose time was over."""
+
+LEFT: Final = "its caller had left"
 
 log = structlog.wrap_logger(None, wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG))
 """Not the level that is configured: no setting turns the audit off."""
@@ -83,10 +86,29 @@ class Audit:
     async def end(self, number: int, change: Change, outcome: str, detail: str) -> None:
         """Write how it ended; what cannot be written any more raises an alert, for the change is made.
 
-        A change that goes on although its caller has left is waited for, and its own end is what is written.
+        A change that goes on although its caller has left ends its record when it has ended itself.
         """
         if change.under_way is not None and detail == CANCELLED:
-            outcome, detail = await _end_of(change.under_way)
+            self._start(self._end_later(number, change, change.under_way))
+        else:
+            await self._end(number, change, outcome, detail)
+
+    async def settle(self) -> None:
+        """Wait for what is being written or goes on; called before the store is closed."""
+        while self._writing:
+            await asyncio.wait(self._writing)
+
+    # ---- parts ----
+
+    async def _end_later(self, number: int, change: Change, under_way: "asyncio.Future[Any]") -> None:
+        await asyncio.wait([under_way])
+        error = asyncio.CancelledError() if under_way.cancelled() else under_way.exception()
+        if error is None:
+            await self._end(number, change, DONE, LEFT)
+        else:
+            await self._end(number, change, FAILED, f"{LEFT}: {str(error) or CANCELLED}")
+
+    async def _end(self, number: int, change: Change, outcome: str, detail: str) -> None:
         begun = self._begun.pop(number)
         ended = replace(
             begun.record,
@@ -113,13 +135,6 @@ class Audit:
         except StorageFailed as failure:
             self._fail(f"record {number} says {BEGUN} though its call has ended ({outcome}): {failure}")
 
-    async def settle(self) -> None:
-        """Wait for what is being written; called before the store is closed."""
-        while self._writing:
-            await asyncio.wait(self._writing)
-
-    # ---- parts ----
-
     async def _begin(self, record: AuditRecord) -> int:
         try:
             number = await self._store.insert(record)
@@ -134,7 +149,8 @@ class Audit:
             await self._refuse(begun, str(failure))
             raise
         self._begun[number] = begun
-        self._alerts.clear(ALERT)
+        with suppress(OSError, ValueError):
+            self._alerts.clear(ALERT)
         return number
 
     async def _refuse(self, begun: _Begun, detail: str) -> None:
@@ -171,21 +187,8 @@ class Audit:
 
     def _fail(self, text: str) -> None:
         self._counted.audit_failures.inc()
-        try:
+        with suppress(OSError, ValueError):  # it stands; that it could not be logged is what it may be about
             self._alerts.raise_alert(ALERT, text)
-        except (OSError, ValueError):  # the alert is raised; that it could not be logged is what it says
-            return
-
-
-async def _end_of(change: "asyncio.Future[Any]") -> tuple[str, str]:
-    """Outcome and detail of a change whose caller has left."""
-    await asyncio.wait([change])
-    if change.cancelled():
-        return FAILED, CANCELLED
-    error = change.exception()
-    if error is not None:
-        return FAILED, f"its caller had left: {error}"
-    return DONE, "its caller had left"
 
 
 def _cut(text: str, characters_max: int) -> str:
