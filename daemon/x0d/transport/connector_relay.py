@@ -21,6 +21,11 @@ SLICE_BYTES: Final = 131_072
 """Read at once from gRPC, and gathered at most before it is written to it."""
 RECORD_BYTES: Final = 16_384
 """Longest TLS record; OpenSSL gives one at a time."""
+SILENT_END: Final = "the peer ended the connection right after the handshake; it may have refused our SVID"
+FIRST_WORD_S: Final = 0.5
+"""The server of HTTP/2 speaks first: so long is waited for it before anything is sent.  TLS 1.3 tells a refusal of
+our certificate only after the handshake, and what is sent meanwhile turns the alert into a bare reset.  gRPC's client
+waits for the server's first frame in any case."""
 ROUNDS_MAX: Final = 4
 """Slices in one turn; then others have theirs."""
 
@@ -39,18 +44,27 @@ class Relay:
         self._down = memoryview(b"")
         """Read from TLS, not yet taken by gRPC."""
         self._has_heard = False
+        self._is_open = False
+        """Whether gRPC is read."""
 
     async def run(self) -> str:
         """Relay until either end is gone; gives the peer's refusal, if that came in place of its first byte."""
-        self._loop.add_reader(self._inner.fileno(), self._read_inner)
         self._loop.add_reader(self._tcp.fileno(), self._read_tls)
+        waiting = self._loop.call_later(FIRST_WORD_S, self._open_up)
         try:
             return await self._ended
         finally:
+            waiting.cancel()
             self._end()
             for watched in (self._inner, self._tcp):
                 self._loop.remove_reader(watched.fileno())
                 self._loop.remove_writer(watched.fileno())
+
+    def _open_up(self) -> None:
+        """Let gRPC speak: the peer has, or will not before."""
+        if not self._is_open and not self._ended.done():
+            self._is_open = True
+            self._loop.add_reader(self._inner.fileno(), self._read_inner)
 
     def cut(self) -> None:
         """End at once."""
@@ -108,6 +122,7 @@ class Relay:
             data, is_drained = self._gather()
             if data:
                 self._has_heard = True
+                self._open_up()
                 self._down = memoryview(data)
                 self._write_inner()
             if is_drained:
@@ -156,6 +171,10 @@ class Relay:
             self._read_tls()
 
     def _fail(self, error: SSL.Error) -> None:
-        """End; an alert before the peer's first byte is its refusal of us, which TLS 1.3 tells only then."""
-        is_plain = self._has_heard or isinstance(error, SSL.ZeroReturnError | SSL.SysCallError)
-        self._end("" if is_plain else library_text(error))
+        """End; before the peer's first byte that is its refusal of us, which TLS 1.3 tells only then."""
+        if self._has_heard:
+            self._end()
+        elif isinstance(error, SSL.ZeroReturnError | SSL.SysCallError):
+            self._end(SILENT_END)
+        else:
+            self._end(library_text(error))
