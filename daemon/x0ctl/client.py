@@ -65,6 +65,7 @@ class Client:
 
         An iterator as ``request`` is read in another thread while answers come; it must not raise.
         """
+        self._way.connect()
         call = getattr(stub(self._way.channel), method)(request)
         try:
             yield from call
@@ -79,9 +80,9 @@ class Client:
         metadata: Mapping[str, str | bytes] = dict(error.trailing_metadata() or ())
         reason = str(metadata.get("x0d-reason", ""))
         if status is grpc.StatusCode.UNAUTHENTICATED or reason == "peer":
-            return Failure(EXIT_NOT_PERMITTED, details, self._way.identity_missing)
+            return Failure(EXIT_NOT_PERMITTED, f"{self._way.name}: {details}", self._way.identity_missing)
         if reason == "role":  # about the caller; PERMISSION_DENIED of another reason is the kernel's word about x0d
-            return Failure(EXIT_NOT_PERMITTED, details, self._way.role_missing)
+            return Failure(EXIT_NOT_PERMITTED, f"{self._way.name}: {details}", self._way.role_missing)
         if reason:
             return Failure(EXIT_FAILED, _one_a_line(reason, details), _NEXT_STEP.get(reason, ""))
         return self._unanswered(status, details)

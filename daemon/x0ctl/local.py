@@ -24,6 +24,9 @@ class LocalWay:
         self.name = path
         self.channel = grpc.insecure_channel(f"unix:{path}", options=CHANNEL_OPTIONS)
 
+    def connect(self) -> None:
+        """A socket of this host answers at once, or not at all."""
+
     def unreachable(self, details: str) -> Failure:
         """Ask the socket itself what is wrong with it."""
         try:

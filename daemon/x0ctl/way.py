@@ -25,6 +25,9 @@ class Way(Protocol):
     identity_missing: str
     """What to do where the caller was not let in at all."""
 
+    def connect(self) -> None:
+        """Wait for the connection, before a call that has no deadline.  Raises Failure."""
+
     def unreachable(self, details: str) -> Failure:
         """Say why nobody answered; ``details`` is what gRPC has to say."""
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 from x0d.errors import X0dError
 from x0d.ports import AuditRecord
 from x0d.ports.issuer import CreatedToken
+from x0d.service.peers_told import PeerRow
 from x0d.service.views_identity import (
     Descriptor,
     Identity,
     IdentityCheck,
     Issuer,
-    PeerIdentity,
     RoleBinding,
     TrustBundle,
 )
@@ -37,18 +37,30 @@ IDENTITY = Identity(
     require_pq=True,
     bundles=(TrustBundle("dev.x0d.test", own=True, authorities=2, not_after_unix_ms=UNIX_MS + 8760 * HOUR_MS),),
     peers=(
-        PeerIdentity(
+        PeerRow(
             node="n2",
             spiffe_id="spiffe://dev.x0d.test/node/n2",
             link="n1-n2.5c1e",
             state="authenticated",
+            reason="",
             group="X25519MLKEM768",
             tls_version="TLSv1.3",
             post_quantum=True,
             svid_not_after_unix_ms=UNIX_MS + 20 * HOUR_MS,
             key_age_s=61.5,
         ),
-        PeerIdentity("n3", "spiffe://dev.x0d.test/node/n3", "n1-n3.77aa", "refused", "its SVID has expired"),
+        PeerRow(
+            node="n3",
+            spiffe_id="spiffe://dev.x0d.test/node/n3",
+            link="n1-n3.77aa",
+            state="refused",
+            reason="expired: its SVID has expired",
+            group="",
+            tls_version="",
+            post_quantum=False,
+            svid_not_after_unix_ms=0,
+            key_age_s=0.0,
+        ),
     ),
     issuer=Issuer("ab" * 32, UNIX_MS + 8760 * HOUR_MS, open_tokens=1, join_open=True),
     bindings=(

@@ -1,5 +1,5 @@
-"""What identity's parts raise, for those who may import nothing below them: ``x0ctl``."""
+"""What identity's users catch, for those who may import nothing below identity: ``x0ctl``."""
 
-from x0d.errors import IdentityRefused, InvalidInput, NoIdentity, PeerUnreachable
+from x0d.errors import AddressUnavailable, IdentityRefused, InvalidInput, NoIdentity, PeerUnreachable
 
-__all__ = ["IdentityRefused", "InvalidInput", "NoIdentity", "PeerUnreachable"]
+__all__ = ["AddressUnavailable", "IdentityRefused", "InvalidInput", "NoIdentity", "PeerUnreachable"]

@@ -15,10 +15,12 @@ from prometheus_client.registry import Collector
 
 from x0d import __version__, telemetry
 from x0d.mesh.model import LinkState
+from x0d.service import metrics_identity
 from x0d.service.alerts import Alerts
 from x0d.service.healing import HealingService
 from x0d.service.mesh import MeshService
 from x0d.service.metrics_dataplane import DataplaneReading, families
+from x0d.service.metrics_identity import IdentityReading
 from x0d.service.overview import InterfaceOverview, MeshOverview
 from x0d.service.views import InterfaceStatus, Link, NodeView
 
@@ -40,6 +42,7 @@ class Snapshot:
     incidents_open: int
     alerts: int
     control_refused: int
+    identity: IdentityReading
 
 
 class ScrapeCollector(Collector):
@@ -57,6 +60,7 @@ class ScrapeCollector(Collector):
         alerts: Alerts,
         refused: Callable[[], Mapping[str, int]],
         control_refused: Callable[[], int],
+        identity: Callable[[], IdentityReading],
     ) -> None:
         """``refused``: datagrams that the sockets refused, by reason; ``control_refused``: connections to the API."""
         self._loop = asyncio.get_running_loop()
@@ -69,6 +73,7 @@ class ScrapeCollector(Collector):
         self._alerts = alerts
         self._refused = refused
         self._control_refused = control_refused
+        self._identity = identity
 
     def describe(self) -> list[Metric]:
         """Nothing in advance: the registry need not scrape to learn the names."""
@@ -88,6 +93,7 @@ class ScrapeCollector(Collector):
             incidents_open=len(self._healing.open_incidents()),
             alerts=len(self._alerts.names()),
             control_refused=self._control_refused(),
+            identity=self._identity(),
         )
 
     def collect(self) -> Iterator[Metric]:
@@ -96,6 +102,7 @@ class ScrapeCollector(Collector):
         yield from _of_node(snapshot)
         yield from families(snapshot.dataplane, snapshot.interfaces)
         yield from _of_links(snapshot.links)
+        yield from metrics_identity.families(snapshot.identity, snapshot.refused)
 
 
 def _of_node(snapshot: Snapshot) -> Iterator[Metric]:

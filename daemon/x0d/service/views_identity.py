@@ -6,6 +6,7 @@ from typing import Protocol
 
 from x0d.ports import AuditRecord
 from x0d.ports.issuer import CreatedToken
+from x0d.service.peers_told import PeerRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +18,6 @@ class TrustBundle:
     authorities: int
     not_after_unix_ms: int
     """Of the root that lasts longest; 0: there is none."""
-
-
-@dataclass(frozen=True, slots=True)
-class PeerIdentity:
-    """What is known of a neighbour's daemon."""
-
-    node: str
-    spiffe_id: str
-    link: str
-    state: str
-    """``authenticated``, ``waiting`` or ``refused``."""
-    reason: str = ""
-    group: str = ""
-    """Key exchange group of the handshake in which the datagram key was agreed."""
-    tls_version: str = ""
-    post_quantum: bool = False
-    svid_not_after_unix_ms: int = 0
-    key_age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +49,7 @@ class Identity:
     source: str
     """``issuer``, ``joined`` or ``spire``."""
     state: str
-    """``valid``, ``expired`` or ``missing``."""
+    """``valid``, ``expired``, ``missing`` or ``not_yet_valid``."""
     reason: str
     """Why it is not valid, or what the Workload API said last; empty when all is well."""
     serial: str
@@ -80,7 +63,7 @@ class Identity:
     updates_rejected: int
     require_pq: bool
     bundles: tuple[TrustBundle, ...] = ()
-    peers: tuple[PeerIdentity, ...] = ()
+    peers: tuple[PeerRow, ...] = ()
     issuer: Issuer | None = None
     renewal_endpoint: str = ""
     outage_hurts_unix_ms: int = 0

@@ -1,0 +1,114 @@
+"""Identity, in the form that the API shows: built from the services' own state."""
+
+from collections.abc import Callable, Sequence
+
+from x0d.errors import NotSupported
+from x0d.identity.lifetime import RENEWED_AT, Validity
+from x0d.identity.roles import Binding
+from x0d.ports import SvidStatus
+from x0d.ports.issuer import CreatedToken, HeldIdentity, IssuerView
+from x0d.service.identity import IdentityFacts, IdentityService
+from x0d.service.identity_checks import IdentityChecks
+from x0d.service.peers_told import PeerRow
+from x0d.service.views_identity import Descriptor, Identity, IdentityCheck, Issuer, RoleBinding, TrustBundle
+
+
+class IdentityOverview:
+    """Who this node is, whom it trusts, who may join; satisfies ``IdentityView``."""
+
+    def __init__(
+        self,
+        *,
+        facts: Callable[[], IdentityFacts],
+        service: IdentityService,
+        checks: IdentityChecks,
+        peers: Callable[[], Sequence[PeerRow]],
+        issuer: IssuerView | None,
+        held: HeldIdentity | None,
+        descriptors: Callable[[], Sequence[Descriptor]],
+    ) -> None:
+        """``issuer``: where this node is its cluster's issuer; ``held``: where it has joined one."""
+        self._facts = facts
+        self._service = service
+        self._checks = checks
+        self._peers = peers
+        self._issuer = issuer
+        self._held = held
+        self._descriptors = descriptors
+
+    def identity(self) -> Identity:
+        """Answer from memory."""
+        facts = self._facts()
+        status, seen = self._service.judge()
+        reason = status.last_error
+        if seen.validity is Validity.NOT_YET_VALID:
+            reason = "it is not valid yet: is the clock right?"
+        return Identity(
+            spiffe_id=status.spiffe_id,
+            source=facts.source,
+            state=seen.validity.value,
+            reason=reason,
+            serial=status.serial,
+            not_before_unix_ms=_ms(status.not_before_unix_s),
+            not_after_unix_ms=_ms(status.not_after_unix_s),
+            renewal_due_unix_ms=_ms(_due(status)),
+            workload_socket=facts.workload_socket,
+            workload_connected=status.connected,
+            bundle_generation=status.generation,
+            updates=status.updates,
+            updates_rejected=sum(status.rejected.values()),
+            require_pq=facts.require_pq,
+            bundles=tuple(
+                TrustBundle(each.trust_domain, each.own, each.authorities, _ms(each.not_after_unix_s))
+                for each in status.bundles
+            ),
+            peers=tuple(self._peers()),
+            issuer=self._issuer_now(),
+            renewal_endpoint=self._held.renewal_endpoint if self._held else "",
+            # Until then nobody notices that it is gone; from then on we can show nothing to anybody.
+            outage_hurts_unix_ms=_ms(self._held.not_after_unix_s) if self._held else 0,
+            bindings=tuple(map(_binding, facts.bindings)),
+        )
+
+    def _issuer_now(self) -> Issuer | None:
+        if self._issuer is None:
+            return None
+        now = self._issuer.status()
+        return Issuer(now.root_sha256, _ms(now.root_not_after_unix_s), now.open_tokens, now.join_open)
+
+    def brief(self) -> tuple[str, int]:
+        """Our ID and its end in Unix milliseconds, for the status; empty and 0 while none may be shown."""
+        status, seen = self._service.judge()
+        return (status.spiffe_id, _ms(status.not_after_unix_s)) if seen.usable else ("", 0)
+
+    async def check(self) -> Sequence[IdentityCheck]:
+        """Really try."""
+        return await self._checks.run()
+
+    async def create_token(self, spiffe_id: str, address: str) -> CreatedToken:
+        """Make a join token, on the issuer alone."""
+        if self._issuer is None:
+            text = "this node issues no identities; ask the one with identity.issuer = true"
+            if self._facts().source == "spire":
+                text = "SPIRE issues this node's identities; make an entry for the new node there"
+            raise NotSupported("a join token", text)
+        return await self._issuer.create_token(spiffe_id, address)
+
+    def descriptors(self) -> Sequence[Descriptor]:
+        """Those that this node keeps."""
+        return self._descriptors()
+
+
+def _binding(binding: Binding) -> RoleBinding:
+    pattern = str(binding.pattern) if binding.pattern else ""
+    return RoleBinding(binding.role.value, pattern, binding.user, binding.group)
+
+
+def _due(status: SvidStatus) -> float:
+    if not status.not_after_unix_s:
+        return 0.0
+    return status.not_before_unix_s + (status.not_after_unix_s - status.not_before_unix_s) * RENEWED_AT
+
+
+def _ms(unix_s: float) -> int:
+    return round(unix_s * 1000)
