@@ -13,6 +13,7 @@ import structlog
 
 from x0d import telemetry
 from x0d.errors import IdentityRefused
+from x0d.identity.model import Reason
 
 LOG_INTERVAL_S: Final = 1.0
 """Between two lines of one reason."""
@@ -33,6 +34,9 @@ class Denials:
         self._server = server
         self._counted = counted
         self._on_refusal = on_refusal
+        if counted is not None:
+            for reason in Reason:  # every series from the start: one that appears with its first event hides it
+                counted.tls_failures.labels("server", reason.value)
         self._logged_at: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
 

@@ -58,6 +58,23 @@ class Servicers(Protocol):
         """Add them to the server."""
 
 
+def build(
+    gate: Gate, servicers: Servicers | None, options: Sequence[tuple[str, int]], health: Health | None
+) -> aio.Server:
+    """Make a server whose every method passes ``gate``; with ``health`` it answers health and reflection too."""
+    server = aio.server(interceptors=(gate,), options=options, maximum_concurrent_rpcs=CALLS_MAX)
+    names: list[str] = []
+    if servicers is not None:
+        servicers.register(server)
+        names.extend(servicers.names)
+    if health is not None:
+        names += [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
+        health.add(names)
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        reflection.enable_server_reflection(names, server)
+    return server
+
+
 class ControlServer:
     """Everything that answers on ``<runtime_dir>/x0d.sock``."""
 
@@ -112,14 +129,7 @@ class ControlServer:
             AddressUnavailable: somebody answers on the socket, or it cannot be bound.
         """
         self._front.prepare()
-        server = aio.server(interceptors=(self._gate,), options=OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
-        names = [health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME]
-        if self._servicers is not None:
-            self._servicers.register(server)
-            names.extend(self._servicers.names)
-        self._health.add(names)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        reflection.enable_server_reflection(names, server)
+        server = build(self._gate, self._servicers, OPTIONS, self._health)
         try:
             server.add_insecure_port(f"unix:{self._front.backend}")
         except RuntimeError as error:
