@@ -12,7 +12,7 @@ the watcher nor the others' turn.
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -137,7 +137,7 @@ class Watcher:
             tasks.create_task(self._look_again(), name="untimely SVID")
 
     async def _watch(self) -> None:
-        pause_s = BACK_OFF_MIN_S
+        pauses_s = back_off(self._rng)
         while True:
             self._answers = 0
             try:
@@ -147,9 +147,8 @@ class Watcher:
             except TimeoutError:
                 self._lost(f"the Workload API at {self._socket} has not answered within {FIRST_ANSWER_S:g} s")
             if self._answers:
-                pause_s = BACK_OFF_MIN_S
-            await asyncio.sleep(pause_s * self._rng.uniform(0.5, 1.0))
-            pause_s = min(2 * pause_s, BACK_OFF_MAX_S)
+                pauses_s = back_off(self._rng)
+            await asyncio.sleep(next(pauses_s))
 
     async def _read_stream(self) -> None:
         """Read until the stream ends, which is always an error."""
@@ -226,6 +225,14 @@ class Watcher:
         loop = asyncio.get_running_loop()
         for on_change in self._subscribers:
             loop.call_soon(on_change)
+
+
+def back_off(rng: random.Random) -> Iterator[float]:
+    """Yield pauses in seconds, without end: doubled each time up to the longest, each cut by up to a half by chance."""
+    pause_s = BACK_OFF_MIN_S
+    while True:
+        yield pause_s * rng.uniform(0.5, 1.0)
+        pause_s = min(2 * pause_s, BACK_OFF_MAX_S)
 
 
 def _bundles_of(snapshot: Snapshot) -> tuple[TrustBundle, ...]:
