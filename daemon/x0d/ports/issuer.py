@@ -93,10 +93,12 @@ class SvidAuthority(Protocol):
         """Whether ``rotate`` has something to do.  From memory."""
 
     def rotate(self, now_unix_s: float) -> bool:
-        """Do the next step of a root's life, on disk and then here; whether there was one.  Writes: call in a thread.
+        """Do the steps of the roots' lives that are due, on disk and then here; whether there were any.
+
+        Writes: call in a thread.
 
         Raises:
-            StorageFailed: nothing has changed.
+            StorageFailed: the step that could not be written is not done.
         """
 
 

@@ -66,7 +66,7 @@ class Authority:
         authority = cls(path, trust_domain, root_ttl_s, svid_ttl_s, unix_s, roots)
         if roots:
             authority._remember_leaf_ttl()
-        while signer_of(authority._lives) is None:
+        if not authority._can_sign(unix_s()):
             authority.rotate(unix_s())
         return authority
 
@@ -133,23 +133,28 @@ class Authority:
         return next_step(self._lives, now_unix_s) is not Step.NONE
 
     def rotate(self, now_unix_s: float) -> bool:
-        """Do the next step, on disk and then here; whether there was one.
+        """Do each step that is due, on disk and then here; whether there was one.
 
         Raises:
-            StorageFailed: nothing has changed.
+            StorageFailed: the step that could not be written is not done.
         """
-        step = next_step(self._lives, now_unix_s)
-        if step is Step.NONE:
-            return False
+        has_changed = False
+        while (step := next_step(self._lives, now_unix_s)) is not Step.NONE:
+            self._put(self._after(step, now_unix_s))
+            has_changed = True
+        return has_changed
+
+    def _after(self, step: Step, now_unix_s: float) -> tuple[Root, ...]:
         if step is Step.PUBLISH:
-            roots = (*self._roots, make_root(self._trust_domain, self._root_ttl_s, self._svid_ttl_s, now_unix_s))
-        elif step is Step.ACTIVATE:
+            return (*self._roots, make_root(self._trust_domain, self._root_ttl_s, self._svid_ttl_s, now_unix_s))
+        if step is Step.ACTIVATE:
             newest = self._roots[-1]
-            roots = (*self._roots[:-1], replace(newest, life=replace(newest.life, activated_at=now_unix_s)))
-        else:
-            roots = self._roots[1:]
-        self._put(roots)
-        return True
+            return (*self._roots[:-1], replace(newest, life=replace(newest.life, activated_at=now_unix_s)))
+        return self._roots[1:]
+
+    def _can_sign(self, now_unix_s: float) -> bool:
+        signing = signer_of(self._lives)
+        return signing is not None and now_unix_s < self._lives[signing].not_after
 
     @property
     def _lives(self) -> tuple[RootLife, ...]:

@@ -52,16 +52,19 @@ def next_step(lives: Sequence[RootLife], now: float) -> Step:
     signing = signer_of(lives)
     if signing is None:
         return Step.ACTIVATE if lives else Step.PUBLISH
+    if signing > 0 and now > _last_use(lives[0], lives[1]) + SLACK_S:
+        return Step.DROP
     signer = lives[signing]
     is_over = now >= signer.not_after
     if signing + 1 < len(lives):
         successor = lives[signing + 1]
         is_known = now >= successor.published_at + signer.leaf_ttl_s_max
         return Step.ACTIVATE if now >= successor.not_before and (is_known or is_over) else Step.NONE
-    if is_over or now >= signer.published_at + (signer.not_after - signer.published_at) / 2:
-        return Step.PUBLISH
-    if signing > 0 and signer.activated_at is not None:
-        oldest = lives[0]
-        ends_at = min(signer.activated_at + oldest.leaf_ttl_s_max, oldest.not_after)
-        return Step.DROP if now > ends_at + SLACK_S else Step.NONE
-    return Step.NONE
+    is_half_over = now >= signer.published_at + (signer.not_after - signer.published_at) / 2
+    return Step.PUBLISH if is_half_over else Step.NONE
+
+
+def _last_use(old: RootLife, successor: RootLife) -> float:
+    """Instant at which the last certificate of a root ends that another has taken over from."""
+    assert successor.activated_at is not None, "roots are activated in their order"
+    return min(successor.activated_at + old.leaf_ttl_s_max, old.not_after)
