@@ -33,10 +33,14 @@ def limit_text(limits: Collection[Limit]) -> str:
 
 def load_text(entries: int, added: int, removed: int, *, dry_run: bool) -> tuple[str, str]:
     """Size of the deny-list before and after a load."""
-    before = f"{entries - added + removed:,} entries"
+    before, after = _counted(entries - added + removed), _counted(entries)
     if dry_run:
-        return before, f"as before; the list that was tried has {entries:,} entries, {added:,} new, {removed:,} fewer"
-    return before, f"{entries:,} entries: {added:,} added, {removed:,} removed"
+        return before, f"as before; the list that was tried has {after}: {added:,} more, {removed:,} fewer"
+    return before, f"{after}: {added:,} added, {removed:,} removed"
+
+
+def _counted(entries: int) -> str:
+    return "1 entry" if entries == 1 else f"{entries:,} entries"
 
 
 def _until(expires_unix_ms: int) -> str:
