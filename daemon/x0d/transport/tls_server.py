@@ -109,12 +109,12 @@ class TlsServer:
         self._denials = Denials(f"{name} port", counted, on_refusal)
         self._gate = Gate(self._callers.authenticate, self._denials, auditor=auditor, streams=self._streams)
         self._health = Health()
-        self._options = (
-            *OPTIONS,
-            ("grpc.server_handshake_timeout_ms", handshake_timeout_ms),
-            ("grpc.max_allowed_incoming_connections", connections_max),
-            ("grpc.max_connection_age_grace_ms", 2**31 - 1),
-        )
+        self._options = {  # each once: of an option given twice gRPC takes the first
+            **dict(OPTIONS),
+            "grpc.server_handshake_timeout_ms": handshake_timeout_ms,
+            "grpc.max_allowed_incoming_connections": connections_max,
+            "grpc.max_connection_age_grace_ms": 2**31 - 1,
+        }
         self._handshakes = Handshakes(handshake_timeout_ms / 1e3 + FIRST_CALL_S)
         self._server: aio.Server | None = None
         self._opening: asyncio.Task[None] | None = None
@@ -182,8 +182,9 @@ class TlsServer:
     async def _open(self, snapshot: Snapshot) -> None:
         svid = snapshot.svid
         half_ms = int((svid.not_after_unix_s - svid.not_before_unix_s) * 500)
-        age = ("grpc.max_connection_age_ms", min(max(half_ms, AGE_MS_MIN), AGE_MS_MAX))
-        server = build(self._gate, self._servicers, (*self._options, age), self._health if self._is_control else None)
+        options = {**self._options, "grpc.max_connection_age_ms": min(max(half_ms, AGE_MS_MIN), AGE_MS_MAX)}
+        health = self._health if self._name == "control" else None
+        server = build(self._gate, self._servicers, tuple(options.items()), health)
         self._shown_generation = snapshot.generation
         credentials = grpc.dynamic_ssl_server_credentials(
             _configuration(snapshot),
@@ -197,10 +198,6 @@ class TlsServer:
             raise AddressUnavailable(_where(self._name, self._address, self._port, "gRPC could not bind it")) from error
         await server.start()
         self._server, self.bound_port, self.last_error = server, bound, ""
-
-    @property
-    def _is_control(self) -> bool:
-        return self._name == "control"
 
     def _fetch(self) -> grpc.ServerCertificateConfiguration | None:
         """What a handshake that begins now shows and trusts; a thread of gRPC's asks, one at a time."""
