@@ -37,6 +37,8 @@ OPERATOR = f"spiffe://{DOMAIN}/operator/alice"
 STATUS = "/x0d.v1.NodeService/GetStatus"
 WATCH = "/x0d.v1.IncidentService/WatchIncidents"
 RELOAD = "/x0d.v1.NodeService/Reload"
+FLOOD = b"flood"
+"""Request of a watch that writes without end."""
 AGREE = "/x0d.v1.PeerService/AgreeKey"
 FILES = (audit_pb2, dataplane_pb2, identity_pb2, incident_pb2, mesh_pb2, node_pb2, peer_pb2)
 
@@ -99,6 +101,8 @@ class Reached:
         """Method and caller."""
         self.streams: set[str] = set()
         """Callers whose watch is open now."""
+        self.written = 0
+        """Messages of floods that the transport has taken."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -117,12 +121,15 @@ class Reached:
             self.calls.append((path, CALLER.get().name))
             return request
 
-        async def watch(_request: bytes, _context: Any) -> AsyncIterator[bytes]:  # noqa: ANN401 - gRPC's
+        async def watch(request: bytes, _context: Any) -> AsyncIterator[bytes]:  # noqa: ANN401 - gRPC's
             name = CALLER.get().name
             self.calls.append((path, name))
             self.streams.add(name)
             try:
                 yield b""
+                while request == FLOOD:
+                    yield bytes(65_536)
+                    self.written += 1
                 await asyncio.Event().wait()
             finally:
                 self.streams.discard(name)
@@ -266,3 +273,13 @@ async def open_watch(lab: TlsLab, channel: aio.Channel) -> Any:  # noqa: ANN401 
     await call.read()
     await until(lambda: lab.reached.streams)
     return call
+
+
+async def until_still(count: Callable[[], int]) -> None:
+    """Wait until a count has stood still for a while: whoever counts is stuck."""
+    loop = asyncio.get_running_loop()
+    last, since = count(), loop.time()
+    while loop.time() - since < 0.2:
+        await asyncio.sleep(0)
+        if count() != last:
+            last, since = count(), loop.time()
