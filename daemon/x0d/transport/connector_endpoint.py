@@ -33,11 +33,14 @@ JUDGE_INTERVAL_S: Final = 0.5
 """Between two looks at an open connection; a cached verdict costs microseconds."""
 EXPIRED_S_MAX: Final = 86_400.0
 """An open connection outlives the peer's certificate by this: expired is not revoked, and peers rotate by new ones."""
+REST_S: Final = 0.1
+"""Pause in which connections wait where no descriptor is free."""
 PATH_BYTES_MAX: Final = 107
 """Longest path of a unix socket (sun_path without its end)."""
 
 _UCRED: Final = struct.Struct("iII")
 _BACKLOG: Final = 16
+_NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _OPTIONS: Final = (
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.default_authority", "x0d.internal"),
@@ -128,7 +131,7 @@ class Connector:
         except OSError as error:
             self._remove()
             raise AddressUnavailable(f"{self._directory}: {error.strerror}") from error
-        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
+        self._watch(self._listener)
 
     async def stop(self) -> None:
         """End all connections and remove the socket; a second call does nothing."""
@@ -152,8 +155,10 @@ class Connector:
         assert self._listener is not None, "watched only while it is open"
         try:
             inner, _ = self._listener.accept()
-        except OSError:
-            return  # it left before we looked, or no descriptor is free: gRPC tries again
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                self._rest(self._listener)
+            return  # or it left before we looked: gRPC tries again
         inner.setblocking(False)
         pid, _, _ = _UCRED.unpack(inner.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
         if pid != os.getpid():
@@ -163,6 +168,16 @@ class Connector:
         task = asyncio.get_running_loop().create_task(self._serve(inner))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _rest(self, listener: socket.socket) -> None:
+        """Leave the listener alone for a moment, so that lack of descriptors is no busy loop."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(listener.fileno())
+        loop.call_later(REST_S, self._watch, listener)
+
+    def _watch(self, listener: socket.socket) -> None:
+        if self._listener is listener:
+            asyncio.get_running_loop().add_reader(listener.fileno(), self._accept)
 
     async def _serve(self, inner: socket.socket) -> None:
         """Dial for one connection of gRPC's, and relay it until its end."""

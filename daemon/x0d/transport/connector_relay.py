@@ -10,6 +10,7 @@ shown an error, and the bytes before the error would be lost.
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Final
 
 from OpenSSL import SSL
@@ -43,6 +44,8 @@ class Relay:
         """Read from gRPC, not yet taken by TLS."""
         self._down = memoryview(b"")
         """Read from TLS, not yet taken by gRPC."""
+        self._due: set[Callable[[], None]] = set()
+        """What the loop runs in its next turn."""
         self._has_heard = False
         self._is_open = False
         """Whether gRPC is read."""
@@ -74,6 +77,16 @@ class Relay:
         if not self._ended.done():
             self._ended.set_result(said)
 
+    def _come_back(self, read: Callable[[], None]) -> None:
+        """Read on in the loop's next turn; once, however often the socket shows up there by itself."""
+        if read not in self._due:
+            self._due.add(read)
+            self._loop.call_soon(self._read_on, read)
+
+    def _read_on(self, read: Callable[[], None]) -> None:
+        self._due.discard(read)
+        read()
+
     # ---- gRPC -> peer ----
 
     def _read_inner(self) -> None:
@@ -92,7 +105,7 @@ class Relay:
                 return
             self._up = memoryview(data)
             self._write_tls()
-        self._loop.call_soon(self._read_inner)
+        self._come_back(self._read_inner)
 
     def _write_tls(self) -> None:
         """Give TLS what is held for it; watch gRPC only while nothing is."""
@@ -127,7 +140,7 @@ class Relay:
                 self._write_inner()
             if is_drained:
                 return
-        self._loop.call_soon(self._read_tls)
+        self._come_back(self._read_tls)
 
     def _gather(self) -> tuple[bytes, bool]:
         """Read records up to a slice, or up to one that is not full: a message often ends there, and need not wait."""

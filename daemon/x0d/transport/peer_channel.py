@@ -123,7 +123,7 @@ class GrpcPeerChannel:
             await connector.stop()
 
     def _accepted(self, proof: Proof) -> None:
-        pq = "yes" if proof.is_post_quantum else "no"
+        pq = "true" if proof.is_post_quantum else "false"
         self._counted.tls_handshakes.labels("client", proof.group, proof.tls_version, pq).inc()
 
     def _refused(self, reason: str) -> None:
