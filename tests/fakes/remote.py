@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fakes.agent import FakeAgent, serving, update_of
+from fakes.audit import FakeAuditor
 from fakes.authority import CA
 from fakes.views import fake_views
 from x0d.identity.model import Proof
@@ -58,16 +59,18 @@ class Remote:
     server: TlsServer
     views: Views
     agent: FakeAgent
+    auditor: FakeAuditor
+    host: str
 
     @property
     def endpoint(self) -> str:
-        return f"dns:///127.0.0.1:{self.server.bound_port}"
+        return f"dns:///{self.host}:{self.server.bound_port}"
 
-    def call_as(self, spiffe_id: str, authority: CA | None = None) -> None:
-        """Give the caller this identity from now on; its bundle is the cluster's, whoever signed."""
+    def call_as(self, spiffe_id: str, authority: CA | None = None, *roots: CA) -> None:
+        """Give the caller this identity from now on, and these roots to trust beside those of ``authority``."""
         signed = update(authority or self.authority, spiffe_id)
-        svids = tuple(replace(svid, bundle=self.authority.root.der) for svid in signed.svids) if authority else None
-        self.agent.push(replace(signed, svids=svids) if svids else signed)
+        more = b"".join(root.der for root in roots)
+        self.agent.push(replace(signed, svids=tuple(replace(svid, bundle=svid.bundle + more) for svid in signed.svids)))
 
     def arguments(self, *arguments: str, server_id: str = SERVER_ID) -> list[str]:
         """Of x0ctl; the endpoint stands before them."""
@@ -75,22 +78,23 @@ class Remote:
 
 
 @asynccontextmanager
-async def remote(*, server_id: str = SERVER_ID) -> AsyncIterator[Remote]:
-    """Start the port as ``server_id``; the caller is root of the issuer."""
+async def remote(address: str = "127.0.0.1") -> AsyncIterator[Remote]:
+    """Start the port as ``SERVER_ID``; the caller is root of the issuer."""
     directory = Path(tempfile.mkdtemp(prefix="x0dt-"))
     authority = CA(DOMAIN, start_unix_s=time.time())
-    source = Held(authority, server_id)
+    source = Held(authority, SERVER_ID)
     views = fake_views()
+    auditor = FakeAuditor()
     server = TlsServer(
         name="control",
-        address="127.0.0.1",
+        address=address,
         port=0,
         source=source,
         judge=source.judge,
         bindings=default_bindings(TrustDomain(DOMAIN)),
         servicers=Servicers(views),
         counted=Telemetry(),
-        auditor=None,
+        auditor=auditor,
         require_pq=False,
         dev_allowed=True,
         connections_max=64,
@@ -101,7 +105,8 @@ async def remote(*, server_id: str = SERVER_ID) -> AsyncIterator[Remote]:
     server.set_ready()
     try:
         async with serving(directory / "agent.sock") as agent:
-            found = Remote(authority, server, views, agent)
+            host = f"[{address}]" if ":" in address else address
+            found = Remote(authority, server, views, agent, auditor, host)
             found.call_as(ROOT_ID)
             yield found
     finally:

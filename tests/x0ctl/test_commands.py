@@ -38,10 +38,14 @@ COMMANDS = (
     ("limit", "list"),
     ("top", "--once", "--interval", "200ms"),
     ("reload",),
+    ("identity", "show"),
+    ("identity", "check"),
+    ("identity", "descriptors"),
+    ("audit", "list"),
 )
 
 
-GROUPS = ("deny", "ebpf", "incident", "limit", "link", "mesh", "watch")
+GROUPS = ("audit", "deny", "ebpf", "identity", "incident", "limit", "link", "mesh", "watch")
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -177,14 +181,28 @@ def test_control_characters_stay_out_of_the_terminal() -> None:
     ("arguments", "code", "said"),
     [
         (("incident", "show", "n9-n8.0000:1"), 1, "x0ctl incident list"),
-        (("--endpoint", "dns:///host:9470", "status"), 1, "needs identity; not available in this version"),
+        (("--endpoint", "dns:///host:9470", "status"), 2, "needs --server-id"),
+        (("--endpoint", "dns:///host:9470", "--server-id", "n2", "status"), 2, "no SPIFFE ID"),
+        (("--endpoint", "dns:///host:0", "status"), 2, "not an endpoint"),
+        (("--endpoint", "dns:///a/b", "status"), 2, "not an endpoint"),
         (("--endpoint", "host", "status"), 2, "not an endpoint"),
         (("bogus",), 2, "No such command"),
         (("incident", "list", "--limit", "0"), 2, "limit"),
         (("-o", "yaml", "status"), 2, "yaml"),
         (("--endpoint", "unix:///nonexistent/x0d.sock", "status"), 3, "systemctl status x0d"),
     ],
-    ids=["unknown id", "dns", "bad endpoint", "bad command", "bad limit", "bad output", "unreachable"],
+    ids=[
+        "unknown id",
+        "nobody named",
+        "bad id",
+        "bad port",
+        "bad host",
+        "bad endpoint",
+        "bad command",
+        "bad limit",
+        "bad output",
+        "unreachable",
+    ],
 )
 def test_exit_codes(arguments: tuple[str, ...], code: int, said: str) -> None:
     """Each way to fail has its exit code, and says on stderr what to do next."""
@@ -405,10 +423,10 @@ def test_timeout_is_not_for_streams() -> None:
 
 
 def test_help_is_quick() -> None:
-    """--help and usage errors import neither gRPC nor rich."""
+    """--help and usage errors import neither gRPC nor rich nor what TLS needs."""
     code = (
         "import sys; from x0ctl.__main__ import main; main(['--help']); main(['bogus']);"
-        "sys.exit(bool({'grpc', 'rich', 'google.protobuf'} & set(sys.modules)))"
+        "sys.exit(bool({'grpc', 'rich', 'google.protobuf', 'cryptography', 'OpenSSL', 'asyncio'} & set(sys.modules)))"
     )
     environment = {**os.environ, "PYTHONPATH": str(DAEMON)}
     finished = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=False)

@@ -2,6 +2,7 @@
 
 from grpc import aio
 
+from x0d.service.api_audit import AuditServicer
 from x0d.service.api_dataplane import DataplaneServicer
 from x0d.service.api_identity import IdentityServicer
 from x0d.service.api_incident import IncidentServicer
@@ -9,6 +10,8 @@ from x0d.service.api_mesh import MeshServicer
 from x0d.service.api_node import NodeServicer
 from x0d.service.views import Views
 from x0d.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
     dataplane_pb2,
     dataplane_pb2_grpc,
     identity_pb2,
@@ -33,7 +36,7 @@ class Servicers:
         """Full service names, for health and reflection."""
         return tuple(
             file.DESCRIPTOR.package + "." + name
-            for file in (node_pb2, mesh_pb2, incident_pb2, dataplane_pb2, identity_pb2)
+            for file in (node_pb2, mesh_pb2, incident_pb2, dataplane_pb2, identity_pb2, audit_pb2)
             for name in file.DESCRIPTOR.services_by_name
         )
 
@@ -43,4 +46,5 @@ class Servicers:
         mesh_pb2_grpc.add_MeshServiceServicer_to_server(MeshServicer(self._views), server)
         incident_pb2_grpc.add_IncidentServiceServicer_to_server(IncidentServicer(self._views), server)
         dataplane_pb2_grpc.add_DataplaneServiceServicer_to_server(DataplaneServicer(self._views), server)
+        audit_pb2_grpc.add_AuditServiceServicer_to_server(AuditServicer(self._views), server)
         identity_pb2_grpc.add_IdentityServiceServicer_to_server(IdentityServicer(self._views), server)
