@@ -126,8 +126,11 @@ class TokenStore(Protocol):
             TokenRefused: unknown, spent, expired, or for another ID; nothing has changed.
         """
 
-    async def unspent(self, now_unix_s: float) -> Sequence[TokenRecord]:
-        """Those that nobody has spent, the earliest to expire first; an hour after its expiry a token is forgotten."""
+    async def unspent(self) -> Sequence[TokenRecord]:
+        """Those that nobody has spent, expired ones too, the earliest to expire first."""
+
+    async def forget(self, expired_before_unix_s: float) -> None:
+        """Remove what expired before that, spent or not."""
 
 
 class JoinListener(Protocol):

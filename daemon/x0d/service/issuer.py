@@ -39,6 +39,8 @@ from x0d.service.alerts import Alerts
 TOKEN_TTL_S: Final = 600
 TOKENS_MAX: Final = 64
 """Open at a time; the next is refused."""
+REMEMBERED_S: Final = 3600
+"""For so long after its end a token's holder is told that it has expired or is spent, not that it is unknown."""
 TICK_S: Final = 0.5
 CLOSE_GRACE_S: Final = 2.0
 """For the answer to whoever has spent the last token."""
@@ -133,6 +135,8 @@ class Issuer:
             await self._open_port()
             made = JoinToken(endpoint, self._listener.root_sha256, secret, spiffe_id, expires_unix_s)
             record = TokenRecord(secret_hash(secret), str(spiffe_id), made.root_sha256, expires_unix_s)
+            if self._is_steady():
+                await self._tokens.forget(self._now() - REMEMBERED_S)
             await self._tokens.add(record)
             self._known[record.secret_hash] = record
         log.info(telemetry.TOKEN_MADE, spiffe_id=str(spiffe_id), address=host, expires_unix_s=expires_unix_s)
@@ -206,17 +210,17 @@ class Issuer:
         return self._clock.unix_ms() / 1e3
 
     def _open(self) -> tuple[TokenRecord, ...]:
-        """Tokens that could be spent now.  Those just over are kept beside them: a clock that jumped comes back."""
+        """Tokens that could be spent now.  Those that are over stay beside them: a clock that jumped comes back."""
         now = self._now()
         return tuple(record for record in self._known.values() if record.expires_unix_s > now)
 
     async def _recall(self) -> None:
         """Read the tokens from disk: a call that was cancelled may have spent one there and not here."""
-        self._known = {record.secret_hash: record for record in await self._tokens.unspent(self._now())}
+        self._known = {record.secret_hash: record for record in await self._tokens.unspent()}
 
     async def _tick(self) -> None:
         async with self._door:
-            if self._known:
+            if self._listener.is_open:
                 await self._recall_or_alert()
             await self._tend_port()
         await self._rotate()

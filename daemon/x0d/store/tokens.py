@@ -2,7 +2,7 @@
 
 A token is spent by one transaction with ``synchronous = FULL`` that finds it unspent: of two that try, one wins, and a
 daemon killed between this and the certificate has lost the token and nothing else.  Rows of spent and expired tokens
-stay for an hour, so that their holder can be told which it is; the secret itself is nowhere.
+stay for a while, so that their holder can be told which it is; the secret itself is nowhere.
 """
 
 import sqlite3
@@ -28,8 +28,6 @@ MIGRATIONS: Final = (
         ),
     ),
 )
-REMEMBERED_S: Final = 3600
-"""After its expiry a token is forgotten."""
 UNKNOWN: Final = "this token is not known here; make one with x0ctl identity token on the issuer"
 
 
@@ -74,15 +72,10 @@ class Tokens:
 
         await self._database.run(work)
 
-    async def unspent(self, now_unix_s: float) -> Sequence[TokenRecord]:
-        """Those that nobody has spent, the earliest to expire first; what is long over is forgotten."""
+    async def unspent(self) -> Sequence[TokenRecord]:
+        """Those that nobody has spent, expired ones too, the earliest to expire first."""
 
         def work(connection: sqlite3.Connection) -> Sequence[TokenRecord]:
-            over = "SELECT count(*) FROM tokens WHERE expires_unix_s < ?"
-            limit = (now_unix_s - REMEMBERED_S,)
-            if connection.execute(over, limit).fetchone()[0]:
-                with transaction(connection):
-                    connection.execute("DELETE FROM tokens WHERE expires_unix_s < ?", limit)
             rows = connection.execute(
                 "SELECT secret_hash, spiffe_id, root_sha256, expires_unix_s FROM tokens"
                 " WHERE spent_unix_s = 0 ORDER BY expires_unix_s"
@@ -90,6 +83,15 @@ class Tokens:
             return [TokenRecord(*row) for row in rows]
 
         return await self._database.run(work)
+
+    async def forget(self, expired_before_unix_s: float) -> None:
+        """Remove what expired before that, spent or not."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                connection.execute("DELETE FROM tokens WHERE expires_unix_s < ?", (expired_before_unix_s,))
+
+        await self._database.run(work)
 
 
 def _check(row: tuple[str, int, int] | None, spiffe_id: str, now_unix_s: float) -> None:

@@ -22,7 +22,8 @@ from x0d.transport.entitlement import Entitlement, gids_of
 from x0d.transport.front import Front, Standing
 
 SOCKET_NAME: Final = "workload.sock"
-PRIVATE_NAME: Final = "private-workload"
+PRIVATE_NAME: Final = "agent"
+"""Directory of gRPC's own socket; a short name, for paths of sockets have at most 107 bytes."""
 REQUEST_BYTES_MAX: Final = 4_096
 """Requests are empty."""
 CALLS_MAX: Final = 512
