@@ -87,6 +87,8 @@ class FakeNode:
         self, *, mode: str = "auto", install_routes: bool = True, generations: Mapping[str, int] | None = None
     ) -> None:
         """Build the services of a new life."""
+        if self.lives:
+            self._new_session()
         self.generations = generations or {}
         self.store = FakeStore()
         self.alerts = Alerts()
@@ -105,8 +107,7 @@ class FakeNode:
             clock=self.clock,
             alerts=self.alerts,
         )
-        self.lives += 1
-        rng = random.Random(self.session + self.lives)
+        rng = random.Random(self.session)
         self.channel = FakePeerChannel(self.network, self.svids, self._reaches)
         self.peers = PeerService(
             own_id=self.svids.spiffe_id,
@@ -160,6 +161,14 @@ class FakeNode:
         names = dict.fromkeys(entry.interface for entry in self.entries)
         self.interfaces = InterfaceService(names, self.source, self.plane, self.clock, self.links)
 
+    def _new_session(self) -> None:
+        """Probe under another session; XDP begins its record of a link anew at the first reply, here at once."""
+        self.session += 1000
+        self.plane._session = self.session
+        for at, record in self.plane._records.items():
+            begun = replace(record, session=0, sequence_last=0, received=0, replies_received=0)
+            self.plane._records[at] = begun
+
     def _reaches(self, target: PeerTarget) -> bool:
         """Whether TCP passes out of an interface and back."""
         peer = self.sockets.peers[target.interface]
@@ -174,6 +183,7 @@ class FakeNode:
     @asynccontextmanager
     async def alive(self) -> AsyncIterator[None]:
         """Run the daemon's tasks as ``node/life.py`` does; an error in any of them ends the test."""
+        self.lives += 1
         mine = Listener(self.svids, PeerServicer(self.peers))
         for address in (address for held in self._addresses.values() for address in held):
             self.network.listening[address] = mine

@@ -39,6 +39,7 @@ from x0d.service.sealed import HINTS, SealedLink
 
 LOOK_S = 1.0
 """Between two looks at what neighbours have proved, and at our own SVID."""
+NO_SVID = "this node has no valid SVID that it could show: x0ctl identity show"
 DIALS_MAX = 32
 """At a time; the others wait for one to end, which takes a few milliseconds or the channel's deadline."""
 
@@ -107,13 +108,13 @@ class PeerService:
         link = SealedLink(port, socket, self._own_id, self._boot_id)
         neighbour = self._neighbours.get(port.neighbour)
         if neighbour is None:
-            neighbour = Neighbour(port.neighbour, node_id(self._own_id.trust_domain, port.neighbour))
-            self._neighbours[port.neighbour] = neighbour
+            spiffe_id = node_id(self._own_id.trust_domain, port.neighbour)
+            neighbour = self._neighbours[port.neighbour] = Neighbour(port.neighbour, spiffe_id, self._rng)
         link.suspended = bool(neighbour.suspended)
         self._by_link[port.key] = neighbour
         neighbour.links[port.key] = link
         neighbour.link_put()
-        self._news.tell(neighbour)
+        self._news.show(neighbour)
         self._wake.set()
         return link
 
@@ -180,7 +181,7 @@ class PeerService:
                 self._check(neighbour, proof)
                 self._take(neighbour, half, theirs, proof, initiated=True)
         except (IdentityRefused, PeerUnreachable, NoIdentity, InvalidInput) as error:
-            neighbour.failed(self._now_s(), self._rng, error)
+            neighbour.failed(self._now_s(), error)
             if self._neighbours.get(neighbour.node) is neighbour:
                 self._news.tell(neighbour)
         finally:
@@ -285,7 +286,8 @@ class PeerService:
     def rows(self) -> Sequence[PeerRow]:
         """What is known of the neighbours, by link."""
         now_s = self._now_s()
-        return [row_of(neighbour, link, now_s) for link, neighbour in self._by_link.items()]
+        own = "" if self._may_dial else NO_SVID
+        return [row_of(neighbour, link, now_s, own) for link, neighbour in self._by_link.items()]
 
     def authenticated(self) -> Mapping[str, int]:
         """Neighbours with a usable key, by key exchange group."""

@@ -4,7 +4,8 @@ Pure: time and chance are arguments.  A key is *wanted* when there is none that 
 when the key has grown old or has sealed much, or when a neighbour that should be heard is silent.  Who wants one dials
 at once; a failure puts the next try off by 0.2 s, then twice as long each time up to 5 s, each with some chance.  A
 *hint*, such as a datagram under a boot id that is not known, cuts that short, but at most one dial a second: whoever
-sends them.  An agreement answers every hint that came before it.
+sends them.  An agreement answers every hint that came before it; one that the neighbour has dialled for ends our own
+wish for a key only once something is heard, since its answer may have been lost.
 """
 
 import random
@@ -27,6 +28,7 @@ JITTER: Final = 0.25
 HINT_PAUSE_S: Final = 1.0
 """Between two dials, however many hints come."""
 KEY_LIFE_S: Final = 3600.0
+"""At most; at one end it ends earlier than at the other, by chance, so that one of them dials."""
 KEY_DATAGRAMS_MAX: Final = 2**40
 SILENT_S, SILENT_MAX_S = 3.0, 60.0
 """Without a word under the key for this long a new one is agreed on; twice as long each time that it changes nothing.
@@ -58,6 +60,7 @@ class Neighbour:
 
     node: str
     spiffe_id: SpiffeId
+    rng: random.Random
     links: dict[LinkKey, SealedLink] = field(default_factory=dict)
     held: deque[Held] = field(default_factory=lambda: deque(maxlen=PROOFS_HELD))
     """Oldest first; empty: no key."""
@@ -76,6 +79,8 @@ class Neighbour:
     """Dials in a row that brought no key."""
     told: tuple[str, ...] = ()
     """What was logged last."""
+    shown: str = ""
+    """What its links show as wrong with it."""
     is_dialling: bool = False
     answers: Budget = field(default_factory=lambda: Budget(ANSWERS_PER_S, ANSWERS_BURST))
     _wanted: bool = True
@@ -83,6 +88,9 @@ class Neighbour:
     _dialled_at_s: float = float("-inf")
     _retry_at_s: float = float("-inf")
     _silent_s: float = SILENT_S
+    _answered: bool = False
+    """The last key was agreed on by the neighbour's dial, and nothing was heard since: it may lack it."""
+    _renew_at_s: float = float("inf")
     _turns: int = 0
 
     @property
@@ -128,7 +136,7 @@ class Neighbour:
         if self._wanted or not self.usable:
             return min(hint_s, self._retry_at_s)
         silent_s = max(self.agreed_at_s, self.heard_at_s) + self._silent_s
-        return min(hint_s, silent_s, self.agreed_at_s + KEY_LIFE_S)
+        return min(hint_s, silent_s, self._renew_at_s)
 
     def dial(self, now_s: float) -> SealedLink:
         """Begin to dial; the link whose address is tried, another one after each failure."""
@@ -136,24 +144,23 @@ class Neighbour:
         assert not self.is_dialling
         self.is_dialling = True
         self._dialled_at_s = now_s
-        if self.usable and not self._wanted and not self._hinted and now_s < self.agreed_at_s + KEY_LIFE_S:
+        if self.usable and not self._wanted and not self._hinted and now_s < self._renew_at_s:
             self._silent_s = min(2 * self._silent_s, SILENT_MAX_S)
         self._hinted, self._wanted = False, True
         return list(self.links.values())[self._turns % len(self.links)]
 
     # ---- what came of it ----
 
-    def failed(self, now_s: float, rng: random.Random, error: Exception) -> None:
+    def failed(self, now_s: float, error: Exception) -> None:
         """A dial has brought no key."""
         self._turns += 1
         self.failures += 1
         pause_s = min(RETRY_S * 2 ** min(self.failures - 1, 10), RETRY_MAX_S)
-        self._retry_at_s = now_s + pause_s * rng.uniform(1 - JITTER, 1 + JITTER)
+        self._retry_at_s = now_s + pause_s * self.rng.uniform(1 - JITTER, 1 + JITTER)
         known = self.refusal.reason if self.refusal else ""
         if isinstance(error, IdentityRefused) and error.reason not in {*OURS, known}:
             self.refusal = error  # of one reason the first text stays: with a time in it each try would be news
-        if self._wanted:  # else it has dialled us meanwhile
-            self.failure = str(error)
+        self.failure = str(error)
 
     def agreed(self, now_s: float, boot_id: int, key: PeerKey, proof: Proof, *, initiated: bool) -> None:
         """Take a key on all links."""
@@ -162,10 +169,13 @@ class Neighbour:
         self.boot_id = boot_id
         self.held.append(Held(key, proof))
         self.agreed_at_s = now_s
+        self._renew_at_s = now_s + KEY_LIFE_S * self.rng.uniform(1 - JITTER, 1)
         self.suspend("")
-        self.refusal, self.failure, self.failures = None, "", 0
-        self._wanted = self._hinted = False
-        self._retry_at_s = float("-inf")
+        self.refusal = None
+        self._hinted = False
+        self._answered = not initiated
+        if initiated:
+            self._settle()
         for link in self.links.values():
             link.install(self.spiffe_id, boot_id, key, initiated=initiated)
 
@@ -173,6 +183,15 @@ class Neighbour:
         """A datagram was opened."""
         self.heard_at_s = now_s
         self._silent_s = SILENT_S
+        if self._answered:
+            self._answered = False
+            self._settle()
+
+    def _settle(self) -> None:
+        """The neighbour is known to have the key."""
+        self.failure, self.failures = "", 0
+        self._wanted = False
+        self._retry_at_s = float("-inf")
 
     def drop(self) -> None:
         """Forget every key, and want another."""

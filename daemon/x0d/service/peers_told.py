@@ -49,15 +49,15 @@ class PeerRow:
     key_age_s: float
 
 
-def row_of(neighbour: Neighbour, link: LinkKey, now_s: float) -> PeerRow:
-    """Describe a neighbour on one of its links."""
+def row_of(neighbour: Neighbour, link: LinkKey, now_s: float, own: str) -> PeerRow:
+    """Describe a neighbour on one of its links; ``own``: why this node cannot dial, empty if it can."""
     proof = neighbour.held[-1].proof if neighbour.held else None
     return PeerRow(
         node=neighbour.node,
         spiffe_id=str(neighbour.spiffe_id),
         link=str(link),
         state=neighbour.state,
-        reason=neighbour.reason,
+        reason=neighbour.reason if neighbour.usable or not own else own,
         group=proof.group if proof else "",
         tls_version=proof.tls_version if proof else "",
         post_quantum=proof.is_post_quantum if proof else False,
@@ -90,7 +90,13 @@ class PeerNews:
                 log.warning(telemetry.PEER_REFUSED, **fields, reason=refused.reason, detail=str(refused))
             elif neighbour.usable:
                 log.info(telemetry.PEER_AUTHENTICATED, **fields, group=group)
-        self._on_problem(neighbour.node, _problem(neighbour))
+        if neighbour.shown != _problem(neighbour):
+            self.show(neighbour)
+
+    def show(self, neighbour: Neighbour) -> None:
+        """Show what is wrong with a neighbour with its links, all of them: one may have come."""
+        neighbour.shown = _problem(neighbour)
+        self._on_problem(neighbour.node, neighbour.shown)
 
     def dropped(self, neighbour: Neighbour, reason: str) -> None:
         """Its keys are gone: what it has proved does not hold any more."""
