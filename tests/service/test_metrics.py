@@ -10,6 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from fakes.clock import FakeClock
+from fakes.svid_source import FakeSvidSource
 from fakes.views import FakeNodeView
 from service.nodes import FakeMesh, FakeNode
 from x0d import telemetry
@@ -17,6 +18,7 @@ from x0d.ports import Log2Histogram, MapStatus, ProgramStatus, TraceSample
 from x0d.service import metrics
 from x0d.service.metrics import ScrapeCollector
 from x0d.service.metrics_dataplane import DataplaneReading
+from x0d.service.metrics_identity import IdentityReading
 from x0d.service.overview import InterfaceOverview, MeshOverview
 from x0d.telemetry import Telemetry
 
@@ -27,6 +29,11 @@ COUNTED = (
     "x0d_actions",
     "x0d_route_install_seconds",
     "x0d_knowledge_failures",
+    "x0d_tls_handshakes",
+    "x0d_tls_handshake_failures",
+    "x0d_streams_revoked",
+    "x0d_audit_failures",
+    "x0d_descriptor_verifications",
 )
 """Names that ``telemetry.Telemetry`` declares beside the module's constants."""
 
@@ -75,6 +82,9 @@ def scraped(work: Callable[[FakeNode, Telemetry], str]) -> str:
         for _ in range(3):
             node.plane.receive_syn(100, ip_address("10.0.0.66"), 9471)
         counted = node.counted
+        node.mesh._refused.counts.update(forged=2, replayed=5)
+        svids = FakeSvidSource(clock)
+        svids.change(rejected={"wrong_key": 1}, updates=9, generation=7)
         counted.registry.register(
             ScrapeCollector(
                 node=FakeNodeView(),
@@ -86,6 +96,7 @@ def scraped(work: Callable[[FakeNode, Telemetry], str]) -> str:
                 alerts=node.alerts,
                 refused=lambda: {"hop_limit": 3},
                 control_refused=lambda: 4,
+                identity=lambda: IdentityReading(svids.current, {"X25519MLKEM768": 2, "X25519": 1}),
             )
         )
         return await asyncio.to_thread(work, node, counted)
@@ -135,6 +146,13 @@ def test_values_are_the_services_own() -> None:
         'x0d_lock_outs_total{outcome="refused"} 3.0',
         'x0d_mesh_datagrams_refused_total{reason="hop_limit"} 3.0',
         'x0d_mesh_datagrams_refused_total{reason="malformed"} 0.0',
+        "x0d_mesh_datagrams_unauthenticated_total 7.0",
+        "x0d_svid_expiry_timestamp_seconds 1.70008994e+09",
+        "x0d_svid_updates_total 9.0",
+        'x0d_svid_updates_rejected_total{reason="wrong_key"} 1.0',
+        "x0d_bundle_generation 7.0",
+        "x0d_workload_api_connected 1.0",
+        'x0d_peers_authenticated{group="X25519MLKEM768"} 2.0',
     ):
         assert expected in lines
 
