@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import tempfile
 import threading
 import time
@@ -151,12 +152,32 @@ def _pem(der: bytes) -> bytes:
 class HostileServer:
     """Accepts connections on loopback, and keeps what its application reads from them."""
 
-    def __init__(self, context: ssl.SSLContext | None, *, is_silent: bool = False, delay_s: float = 0.0) -> None:
-        """Listen; without a context it speaks plain TCP, silent it never answers a handshake."""
+    def __init__(
+        self,
+        context: ssl.SSLContext | None,
+        *,
+        is_silent: bool = False,
+        delay_s: float = 0.0,
+        first_words: bytes = SETTINGS,
+        resets: bool = False,
+        listener: socket.socket | None = None,
+    ) -> None:
+        """Listen.
+
+        Args:
+            context: None: it speaks plain TCP.
+            is_silent: it never answers a handshake.
+            delay_s: before it answers one.
+            first_words: of its application, once TLS is up.
+            resets: it resets the connection after its first words.
+            listener: a socket that listens already, elsewhere than on loopback.
+        """
         self._context = context
         self._is_silent = is_silent
         self._delay_s = delay_s
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._first_words = first_words
+        self._resets = resets
+        self._listener = listener or socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
         """TCP connections that were accepted."""
@@ -187,7 +208,10 @@ class HostileServer:
             else:
                 time.sleep(self._delay_s)  # tidy: a slow peer is what is tested
                 with self._context.wrap_socket(connection, server_side=True) as tls:
-                    tls.sendall(SETTINGS)
+                    tls.sendall(self._first_words)
+                    if self._resets:
+                        tls.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                        return
                     while data := tls.recv(4096):
                         self.seen += data
 
@@ -201,10 +225,8 @@ class HostileServer:
 
 
 @contextlib.contextmanager
-def hostile(
-    context: ssl.SSLContext | None, *, is_silent: bool = False, delay_s: float = 0.0
-) -> Iterator[HostileServer]:
-    server = HostileServer(context, is_silent=is_silent, delay_s=delay_s)
+def hostile(context: ssl.SSLContext | None, **more: Any) -> Iterator[HostileServer]:  # noqa: ANN401  options
+    server = HostileServer(context, **more)
     try:
         yield server
     finally:

@@ -4,7 +4,7 @@ Not modelled: everything that ``transport/tls_server.py`` checks of its clients;
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -46,7 +46,9 @@ class TlsService:
         self._shown = issued
         return grpc.ssl_server_certificate_configuration([(issued.key_pem, issued.certificates_pem)], self._client_pem)
 
-    async def start(self, *, connection_age_ms: int | None = None) -> None:
+    async def start(
+        self, *, connection_age_ms: int | None = None, register: Callable[[aio.Server], None] = lambda _: None
+    ) -> None:
         options = [] if connection_age_ms is None else [
             ("grpc.max_connection_age_ms", connection_age_ms), ("grpc.max_connection_age_grace_ms", 2**31 - 1),
         ]  # fmt: skip
@@ -56,6 +58,7 @@ class TlsService:
             "Count": grpc.unary_stream_rpc_method_handler(self._count),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.Echo", handlers),))
+        register(self._server)
         initial = self._configuration()
         assert initial is not None, "nothing was shown before"
         credentials = grpc.dynamic_ssl_server_credentials(
@@ -83,9 +86,16 @@ class TlsService:
 
 
 @asynccontextmanager
-async def serving(issued: Issued, client_ca: CA, *, connection_age_ms: int | None = None) -> AsyncIterator[TlsService]:
+async def serving(
+    issued: Issued,
+    client_ca: CA,
+    *,
+    connection_age_ms: int | None = None,
+    register: Callable[[aio.Server], None] = lambda _: None,
+) -> AsyncIterator[TlsService]:
+    """Run a service for the length of a block; ``register`` may add servicers."""
     service = TlsService(issued, client_ca)
-    await service.start(connection_age_ms=connection_age_ms)
+    await service.start(connection_age_ms=connection_age_ms, register=register)
     try:
         yield service
     finally:

@@ -76,13 +76,12 @@ def federated_ca() -> CA:
 async def attempt(expect: Expect, context: ssl.SSLContext | None, **more: Any) -> Attempt:  # noqa: ANN401  options
     """Call a method at a server, which is never answered, and let everything end."""
     found = Attempt()
-    with hostile(context, is_silent=more.pop("is_silent", False), delay_s=more.pop("delay_s", 0.0)) as server:
+    with hostile(context, **more) as server:
         async with connecting(
             server.port,
             expect,
             on_handshake=lambda proof: found.accepted.append(str(proof.spiffe_id)),
             on_refusal=found.counted.append,
-            **more,
         ) as connector:
             async with aio.insecure_channel(connector.target, options=connector.channel_options) as channel:
                 method: aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(METHOD)
@@ -134,6 +133,13 @@ def test_slow_server_is_waited_for(loop: str) -> None:
     """A peer that takes a second to shake hands is not given up by gRPC before our own deadline."""
     found = run_on(loop, attempt(expecting(), tls_context(own_ca().issue(PEER_ID)), delay_s=1.0))
     assert ([PEER_ID], 1) == (found.accepted, found.connections)
+
+
+@both_loops
+def test_server_that_waits_for_the_client(loop: str) -> None:
+    """A server that does not speak first gets the call all the same, half a second later."""
+    found = run_on(loop, attempt(expecting(), tls_context(own_ca().issue(PEER_ID)), first_words=b""))
+    assert found.seen.startswith(PREFACE)
 
 
 def defective() -> dict[str, tuple[Issued, str]]:

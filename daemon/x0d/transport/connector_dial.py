@@ -18,7 +18,7 @@ from OpenSSL import SSL
 
 from x0d.errors import IdentityRefused, PeerUnreachable
 from x0d.identity.model import Proof, Reason
-from x0d.transport.connector_tls import Contexts, Expect, library_text, open_connection, refusal_of
+from x0d.transport.connector_tls import Contexts, Expect, early_end_text, open_connection, refusal_of
 
 DEADLINE_S: Final = 5.0
 """For names, TCP and TLS together."""
@@ -59,7 +59,7 @@ class Session:
         except TimeoutError as error:
             raise PeerUnreachable(f"accepted, and silent for {DEADLINE_S:g} s") from error
         except SSL.Error as error:
-            raise PeerUnreachable(library_text(error)) from error
+            raise PeerUnreachable(early_end_text(error)) from error
 
     def close(self) -> None:
         """Say goodbye if there is room for it, and close; the event loop watches ``tcp`` no more."""

@@ -16,13 +16,12 @@ from typing import Final
 from OpenSSL import SSL
 
 from x0d.transport.connector_dial import Session
-from x0d.transport.connector_tls import library_text
+from x0d.transport.connector_tls import early_end_text
 
 SLICE_BYTES: Final = 131_072
 """Read at once from gRPC, and gathered at most before it is written to it."""
 RECORD_BYTES: Final = 16_384
 """Longest TLS record; OpenSSL gives one at a time."""
-SILENT_END: Final = "the peer ended the connection right after the handshake; it may have refused our SVID"
 FIRST_WORD_S: Final = 0.5
 """The server of HTTP/2 speaks first: so long is waited for it before anything is sent.  TLS 1.3 tells a refusal of
 our certificate only after the handshake, and what is sent meanwhile turns the alert into a bare reset.  gRPC's client
@@ -185,9 +184,4 @@ class Relay:
 
     def _fail(self, error: SSL.Error) -> None:
         """End; before the peer's first byte that is its refusal of us, which TLS 1.3 tells only then."""
-        if self._has_heard:
-            self._end()
-        elif isinstance(error, SSL.ZeroReturnError | SSL.SysCallError):
-            self._end(SILENT_END)
-        else:
-            self._end(library_text(error))
+        self._end("" if self._has_heard else early_end_text(error))

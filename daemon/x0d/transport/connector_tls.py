@@ -186,6 +186,13 @@ def library_text(error: SSL.Error) -> str:
     return f"the peer refused us: {words}" if "alert" in words else f"no TLS handshake: {words}"
 
 
+def early_end_text(error: SSL.Error) -> str:
+    """Say why a connection ended between the handshake and the peer's first byte; gRPC's servers send no alert."""
+    if isinstance(error, SSL.ZeroReturnError | SSL.SysCallError):
+        return "the peer ended the connection right after the handshake; it may have refused our SVID"
+    return library_text(error)
+
+
 def _base_context(verify: Callable[[SSL.Connection, crypto.X509, int, int, int], bool]) -> SSL.Context:
     context = SSL.Context(SSL.TLS_CLIENT_METHOD)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)

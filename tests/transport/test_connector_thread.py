@@ -1,0 +1,110 @@
+"""``open_connector``: a synchronous program calls a daemon that proves its ID, with an SVID of the Workload API."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from fakes import agent as fake_agent
+from fakes.authority import CA
+from fakes.tls_peer import OWN_ID, PEER_ID, new_ca
+from fakes.tls_service import ECHO, serving
+from x0d.errors import NoIdentity
+from x0d.identity.spiffe_id import SpiffeId
+from x0d.transport import connector as connector_module
+from x0d.transport.connector import DialedChannel, open_connector
+
+
+def echo_of(dialled: DialedChannel) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
+    return dialled.channel.unary_unary(ECHO)
+
+
+def beside(ca: CA, socket: Path, use: Callable[[int], None], *, shown: str = PEER_ID) -> None:
+    """Run an agent and a service on a loop, and ``use`` with the service's port in a thread of its own."""
+
+    async def scene() -> None:
+        async with fake_agent.serving(socket) as agent, serving(ca.issue(shown), ca) as service:
+            agent.push(fake_agent.update_of(ca.issue(OWN_ID), ca))
+            await asyncio.to_thread(use, service.port)
+
+    asyncio.run(scene())
+
+
+def test_program_without_a_loop_calls_a_daemon(tmp_path: Path) -> None:
+    """The call is answered over a channel to exactly the expected ID, and its thread is gone afterwards."""
+    ca = new_ca()
+
+    def use(port: int) -> None:
+        expected = SpiffeId.parse(PEER_ID)
+        with open_connector("127.0.0.1", port, expected, tmp_path / "w.sock", 5.0) as dialled:
+            echo = echo_of(dialled)
+            assert [b"a", b"b"] == [echo(word, timeout=5) for word in (b"a", b"b")]
+            assert None is dialled.last_error()
+        assert [] == [thread for thread in threading.enumerate() if thread.name == "connector"]
+
+    beside(ca, tmp_path / "w.sock", use)
+
+
+def test_wrong_server_is_told_to_the_program(tmp_path: Path) -> None:
+    """Where another ID answers, the call fails and the channel knows why."""
+    ca = new_ca()
+
+    def use(port: int) -> None:
+        expected = SpiffeId.parse(PEER_ID)
+        with open_connector("127.0.0.1", port, expected, tmp_path / "w.sock", 5.0) as dialled:
+            with pytest.raises(grpc.RpcError) as failure:
+                echo_of(dialled)(b"", timeout=5)
+            assert grpc.StatusCode.UNAVAILABLE == failure.value.code()
+            why = dialled.last_error()
+            assert why is not None
+            assert ("wrong_id", True) == (why.reason, OWN_ID in why.detail)
+
+    beside(ca, tmp_path / "w.sock", use, shown=OWN_ID)
+
+
+def test_no_workload_api_is_told_before_any_dial(tmp_path: Path) -> None:
+    """Without a Workload API there is no identity to call with; it is told at once, and no thread stays."""
+    expected = SpiffeId.parse(PEER_ID)
+    began = time.monotonic()
+    with (
+        pytest.raises(NoIdentity),
+        open_connector("127.0.0.1", 1, expected, tmp_path / "none.sock", 5.0),
+    ):
+        pass
+    assert time.monotonic() - began < 5.0
+    assert [] == [thread for thread in threading.enumerate() if thread.name == "connector"]
+
+
+def test_long_channel_takes_rotated_identities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A channel that stays open subscribes to the Workload API, and shows the new SVID to the next connection."""
+    monkeypatch.setattr(connector_module, "WATCH_AFTER_S", 0.0)
+    ca = new_ca()
+
+    async def scene() -> None:
+        socket = tmp_path / "w.sock"
+        async with fake_agent.serving(socket) as agent, serving(ca.issue(PEER_ID), ca, connection_age_ms=30) as service:
+            agent.push(fake_agent.update_of(ca.issue(OWN_ID), ca))
+            rotated, done = asyncio.Event(), threading.Event()
+
+            def use() -> None:
+                expected = SpiffeId.parse(PEER_ID)
+                with open_connector("127.0.0.1", service.port, expected, socket, 5.0) as dialled:
+                    echo = echo_of(dialled)
+                    end_at = time.monotonic() + 10
+                    while len(service.clients) < 2 and time.monotonic() < end_at:
+                        echo(b"", timeout=5)
+                        loop.call_soon_threadsafe(rotated.set)
+                done.set()
+
+            loop = asyncio.get_running_loop()
+            program = asyncio.create_task(asyncio.to_thread(use))
+            await rotated.wait()
+            agent.push(fake_agent.update_of(ca.issue(OWN_ID), ca))
+            await program
+            assert 2 == len(service.clients)
+
+    asyncio.run(scene())
