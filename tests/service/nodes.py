@@ -69,13 +69,15 @@ def message_of(datagram: bytes) -> bytes:
 class FakeNode:
     """One node: its kernel, and one life of its daemon at a time."""
 
-    def __init__(self, clock: FakeClock, name: str, network: PeerNetwork) -> None:
+    def __init__(
+        self, clock: FakeClock, name: str, network: PeerNetwork, sockets: type[FakeSockets] = FakeSockets
+    ) -> None:
         self.clock = clock
         self.name = name
         self.entries: list[NeighbourEntry] = []
         self.session = 7000 + int(name[1:])
         self.plane = FakeDataPlane(clock, self.session)
-        self.sockets = FakeSockets(clock, self.plane)
+        self.sockets = sockets(clock, self.plane)
         self.source = FakeInterfaces()
         self.table = FakeRouteTable()
         self.network = network
@@ -283,14 +285,16 @@ class FakeNode:
 class FakeMesh:
     """Nodes joined by wires."""
 
-    def __init__(self, clock: FakeClock, pairs: Iterable[tuple[str, str]]) -> None:
+    def __init__(
+        self, clock: FakeClock, pairs: Iterable[tuple[str, str]], sockets: type[FakeSockets] = FakeSockets
+    ) -> None:
         self.clock = clock
         self.nodes: dict[str, FakeNode] = {}
         self.wires: dict[tuple[str, str], Wire] = {}
         self.network = PeerNetwork()
         for number, (one, other) in enumerate(pairs):
             for end, peer, host in ((one, other, 1), (other, one, 2)):
-                node = self.nodes.setdefault(end, FakeNode(clock, end, self.network))
+                node = self.nodes.setdefault(end, FakeNode(clock, end, self.network, sockets))
                 node.put(interface(f"to-{peer}", 100 + number, f"10.0.{number}.{host}/24"))
                 node.entries.append(NeighbourEntry(peer, f"to-{peer}", ip_address(f"10.0.{number}.{3 - host}"), 100))
             there, back = join(self.nodes[one].sockets, f"to-{other}", self.nodes[other].sockets, f"to-{one}")
