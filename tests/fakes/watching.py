@@ -31,8 +31,10 @@ class WallClock:
 
     def __init__(self) -> None:
         self.unix_s = NOW
+        self.looks = 0
 
     def __call__(self) -> float:
+        self.looks += 1
         return self.unix_s
 
 

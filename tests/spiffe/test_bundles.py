@@ -236,7 +236,7 @@ def test_clock_that_jumps_opens_and_closes_nothing_for_longer_than_a_look() -> N
 def test_cached_verdicts_are_those_of_a_fresh_look(seed: int) -> None:
     """At random instants, on the edges too, a cache that has seen others says what an empty one says."""
     rng = random.Random(seed)
-    issued = CA(parent=ROOT, ttl_s=HOUR_S / 2).issue()
+    issued = CA(parent=ROOT, ttl_s=HOUR_S / 2).issue(not_before_s=-HOUR_S)
     used = Bundles.of({LOCAL: [ROOT.der]})
     edges = (-60.0, 0.0, HOUR_S / 2, HOUR_S)
     for _ in range(60):

@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 import pytest
+from cryptography import x509
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -77,6 +78,23 @@ def test_any_text_is_pem_or_invalid(data: bytes) -> None:
             continue
         assert all(der == ROOT.der for der in found)
         assert not text.replace(block, b"").strip()
+
+
+def test_base64_ends_at_its_padding() -> None:
+    """Bytes after the padding of a block are not passed over."""
+    with pytest.raises(InvalidInput, match="not base64"):
+        from_pem(b"-----BEGIN CERTIFICATE-----\nQQ==QQ==\n-----END CERTIFICATE-----\n")
+
+
+def test_two_extensions_of_a_kind_are_malformed() -> None:
+    """A certificate that says something twice is refused: readers differ about which of them counts."""
+    one, two = (x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.3.6.1.4.1.55555.{n}"), b"\5\0") for n in (1, 2))
+    der = ROOT.issue(extra=[(one, False), (two, False)]).leaf_der
+    tail = b"\x83\xb2\x03"  # 55555 in the number's own base of 128
+    assert 1 == der.count(tail + b"\2")
+    with pytest.raises(IdentityRefused) as refused:
+        facts_of(der.replace(tail + b"\2", tail + b"\1"))
+    assert Reason.MALFORMED == refused.value.reason
 
 
 def test_facts_are_what_the_certificate_says() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -156,9 +156,10 @@ def test_unchanged_pushes_cause_no_work(loop: str) -> None:
                 lab.agent.push(SvidUpdate((same,)))
             await lab.push(b"\xff")
             assert held is lab.watcher.current
-            lab.agent.push(SvidUpdate((wide,)))
+            lab.clock.unix_s = NOW + 2 * HOUR_S
+            lab.agent.push(SvidUpdate((replace(wide, hint="new"),)))
             await until(lambda: lab.watcher.status().last_error == "")
-            assert (1, [1]) == (lab.watcher.status().updates, lab.changes)
+            assert (1, 1, [1]) == (lab.watcher.status().updates, lab.rejected, lab.changes)
 
     run(loop, scene())
 
@@ -251,7 +252,8 @@ def test_update_refused_for_the_clock_is_looked_at_again(loop: str, monkeypatch:
             lab.clock.unix_s = NOW - 24 * HOUR_S
             await lab.push(lab.good())
             assert {Reason.NOT_YET_VALID: 1} == dict(lab.watcher.status().rejected)
-            held = lab.generation
+            held, looks = lab.generation, lab.clock.looks
+            await until(lambda: lab.clock.looks > looks + 3)
             lab.clock.unix_s = NOW
             await until(lambda: lab.generation > held)
             assert ({Reason.NOT_YET_VALID: 1}, "") == (
@@ -325,6 +327,33 @@ def test_agent_that_says_nothing_is_asked_anew(loop: str, monkeypatch: pytest.Mo
             calls = lab.agent.calls
             await asyncio.sleep(0.3)  # tidy: three times the limit that must not hold any more
             assert (calls, True) == (lab.agent.calls, lab.watcher.status().connected)
+
+    run(loop, scene())
+
+
+def test_back_off_begins_anew_after_an_answer(loop: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stream that has answered is opened again after the shortest pause; failures in a row go on with the longer."""
+    begun: list[int] = []
+    taken: list[int] = []
+
+    def counted(_: random.Random) -> Iterator[float]:
+        begun.append(len(taken))
+        while True:
+            taken.append(1)
+            yield 0.005
+
+    monkeypatch.setattr(module, "back_off", counted)
+
+    async def scene() -> None:
+        async with watching(agent_runs=False) as lab:
+            await until(lambda: len(taken) > 3)
+            assert [0] == begun
+            await lab.agent.start()
+            await lab.push(lab.good())
+            await lab.agent.stop()
+            failed = len(taken)
+            await until(lambda: len(taken) > failed + 3)
+            assert (2, 0) == (len(begun), begun[0])
 
     run(loop, scene())
 

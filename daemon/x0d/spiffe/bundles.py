@@ -162,7 +162,7 @@ class Bundles:
             raise IdentityRefused(
                 reason, f"the chain of {spiffe_id}: {text} (OpenSSL {number}, depth {depth})"
             ) from failure
-        _check_signers(spiffe_id, chain)
+        _check_signatures(spiffe_id, chain)
         return Verified(
             spiffe_id,
             not_before_unix_s=max(certificate.not_valid_before_utc.timestamp() for certificate in chain),
@@ -227,11 +227,8 @@ def _intermediate(der: bytes) -> x509.Certificate:
     return certificate
 
 
-def _check_signers(spiffe_id: SpiffeId, chain: Sequence[x509.Certificate]) -> None:
-    """Hold what OpenSSL leaves open without a purpose: who signs says ``ca: true``, and signs with a sound hash."""
-    for signer in chain[1:]:
-        if not is_authority(signer):
-            raise IdentityRefused(Reason.UNTRUSTED, f"the chain of {spiffe_id} has a signer that is no CA's")
+def _check_signatures(spiffe_id: SpiffeId, chain: Sequence[x509.Certificate]) -> None:
+    """Hold what OpenSSL leaves open without a security level: nobody signs with a hash that is broken."""
     for signed in chain[:-1]:
         if signed.signature_algorithm_oid in _WEAK_SIGNATURES:
             raise IdentityRefused(Reason.UNTRUSTED, f"the chain of {spiffe_id} is signed with a hash that is broken")
