@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import grpc
 import pytest
 from grpc import aio
 
+from fakes import raw_http2
 from transport.issuer_world import N2, OWN, TD, MovedClock, World, issuer_world, play, until
 from x0d.errors import IdentityRefused, InvalidInput, PeerUnreachable, TokenRefused, X0dError
 from x0d.identity.model import Reason, Usage
@@ -278,8 +278,8 @@ def test_other_methods_are_refused_on_the_join_port(tmp_path: Path) -> None:
     play(scenario)
 
 
-def test_plaintext_and_old_tls_get_nowhere(tmp_path: Path) -> None:
-    """A client without TLS, and one of TLS 1.2, make no call."""
+def test_plaintext_gets_nowhere(tmp_path: Path) -> None:
+    """A client without TLS makes no call."""
 
     async def scenario() -> None:
         async with issuer_world(tmp_path) as world:
@@ -288,28 +288,34 @@ def test_plaintext_and_old_tls_get_nowhere(tmp_path: Path) -> None:
             async with aio.insecure_channel(token.endpoint) as channel:
                 with pytest.raises(aio.AioRpcError):
                     await peer_pb2_grpc.JoinServiceStub(channel).Join(request, timeout=2)
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-            context.maximum_version = ssl.TLSVersion.TLSv1_2
-            context.set_alpn_protocols(["h2"])
-            await call_over_tls(token.port, context)
             assert [] == world.auditor.records
-            await world.join(token)
 
     play(scenario)
 
 
-async def call_over_tls(port: int, context: ssl.SSLContext) -> None:
-    """Send an HTTP/2 preface and settings, and read what comes until the end or a second has passed."""
-    try:
-        async with asyncio.timeout(1.0):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=context)
-            writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + struct.pack(">I", 0)[1:] + b"\x04\0\0\0\0\0")
-            while await reader.read(4096):
-                pass
-            writer.close()
-    except (OSError, TimeoutError):
-        return
+@pytest.mark.parametrize(("version", "calls"), [(ssl.TLSVersion.TLSv1_3, 1), (ssl.TLSVersion.TLSv1_2, 0)])
+def test_only_tls_1_3_reaches_the_servicer(tmp_path: Path, version: ssl.TLSVersion, calls: int) -> None:
+    """A call over TLS 1.2 is refused before anything looks at its token."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            token = await world.token()
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+            context.minimum_version = context.maximum_version = version
+            context.set_alpn_protocols(["h2"])
+
+            def call() -> None:
+                with raw_http2.tls(token.port, context) as connection:
+                    raw_http2.ask(connection, "/x0d.v1.JoinService/Join")
+
+            calling = asyncio.get_running_loop().create_task(asyncio.to_thread(call))
+            await until(lambda: calling.done() or bool(world.auditor.records))
+            await world.listener.close(0)
+            await calling
+            assert calls == len(world.auditor.records)
+
+    play(scenario)
 
 
 # ---- restarts ----
