@@ -75,3 +75,12 @@ def test_room_again() -> None:
     assert 5 == sum(budgets.take("e", 10.0) for _ in range(20))
     assert 5 == sum(budgets.take("f", 10.0) for _ in range(20))
     assert 2 == len(budgets)
+
+
+def test_busy_sources_are_remembered() -> None:
+    """The source that makes room is the one that waited longest, not the one that came first."""
+    budgets = Budgets(RATE, BURST, sources_max=2)
+    for source, now_s in (("a", 0.0), ("b", 0.0), ("a", 10.0), ("c", 10.0)):
+        budgets.take(source, now_s)
+    assert 5 == sum(budgets.take("d", 10.0) for _ in range(20))
+    assert 4 == sum(budgets.take("c", 10.0) for _ in range(20))

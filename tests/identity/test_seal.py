@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from x0d.errors import DatagramRefused
 from x0d.identity.agreement import PeerKey, agree
-from x0d.identity.seal import OVERHEAD, WINDOW, LinkSeal, Refusal, link_text
+from x0d.identity.seal import OVERHEAD, SEQUENCE_MAX, WINDOW, LinkSeal, Refusal, _Window, link_text
 from x0d.identity.spiffe_id import TrustDomain, node_id
 
 TD = TrustDomain("dev.x0d.test")
@@ -132,6 +132,25 @@ def test_stale() -> None:
     assert b"hello" == two.open(datagrams[1])
 
 
+def test_window_is_bounded() -> None:
+    """A jump of the sequence costs neither memory nor time, and 0, which nobody sends, is never taken."""
+    window = _Window()
+    assert [Refusal.REPLAYED, None, None] == [window.take(0), window.take(5), window.take(SEQUENCE_MAX)]
+    for sequence in range(SEQUENCE_MAX - 3 * WINDOW, SEQUENCE_MAX):
+        window.take(sequence)
+    assert window._seen.bit_length() <= WINDOW
+    assert [Refusal.STALE, Refusal.REPLAYED] == [window.take(5), window.take(SEQUENCE_MAX)]
+
+
+def test_sequence_is_used_up() -> None:
+    """Nothing is sealed under a number that was used."""
+    one, two = pair()
+    assert one._sending is not None
+    one._sending.sent = SEQUENCE_MAX - 1
+    assert b"hello" == two.open(sealed(one))
+    assert [None, None] == [one.seal(b"hello"), one.seal(b"hello")]
+
+
 def test_wrong_link() -> None:
     """What was sealed on one link does not open on another link of the same two nodes."""
     one, _ = pair(link_text("10.0.0.1", "10.0.0.2"))
@@ -145,6 +164,16 @@ def test_wrong_direction() -> None:
     datagram = sealed(one)
     assert Refusal.UNKNOWN_BOOT == refusal(one, datagram)
     assert Refusal.FORGED == refusal(one, sealed(two)[:8] + datagram[8:])
+
+
+def test_sent_back_with_one_boot_id() -> None:
+    """Even if both ends had the same boot id, what is sent back would not open."""
+    one, two = LinkSeal(LINK, N1, BOOT1), LinkSeal(LINK, N2, BOOT1)
+    one.install(N2, BOOT1, key_of(1))
+    two.install(N1, BOOT1, key_of(1))
+    datagram = sealed(one)
+    assert Refusal.FORGED == refusal(one, datagram)
+    assert b"hello" == two.open(datagram)
 
 
 def test_other_boot() -> None:
@@ -214,6 +243,42 @@ def test_responder_waits() -> None:
     assert b"hello" == one.open(answer)
 
 
+def under(seal: LinkSeal) -> int:
+    """Give the id of the key that a seal sends under."""
+    return int.from_bytes(sealed(seal)[8:10], "big")
+
+
+def test_initiator_stays() -> None:
+    """The initiator goes on under the new key, though the responder still sends under the old one."""
+    one, two = pair()
+    assert b"hello" == two.open(sealed(one))
+    two.install(N1, BOOT1, key_of(2), initiated=False)
+    one.install(N2, BOOT2, key_of(2))
+    assert b"hello" == one.open(sealed(two))
+    assert key_of(2).id == under(one)
+
+
+def test_responder_with_nothing_that_works() -> None:
+    """A responder whose older key has never been seen at work goes over to the newer at once."""
+    _, two = pair()
+    two.install(N1, BOOT1, key_of(2), initiated=False)
+    assert key_of(2).id == under(two)
+
+
+def test_keys_in_use_are_kept() -> None:
+    """Agreements whose answers were lost push out neither the key that we send under nor the one that we hear."""
+    one, two = pair()
+    assert b"hello" == two.open(sealed(one))
+    assert b"hello" == one.open(sealed(two))
+    two.install(N1, BOOT1, key_of(2), initiated=False)
+    one.install(N2, BOOT2, key_of(2))
+    for number in range(3, 20):
+        one.install(N2, BOOT2, key_of(number), initiated=False)
+        assert (key_of(1).id, key_of(2).id) == (under(two), under(one))
+        assert b"hello" == one.open(sealed(two))
+    assert b"hello" == two.open(sealed(one))
+
+
 def test_lost_answers() -> None:
     """A hundred answers that never came, and the two go on under the key that both have."""
     one, two = pair()
@@ -233,12 +298,11 @@ class Ends:
     number: int = 1
 
     def dial(self, who: int, *, lost: bool) -> None:
-        """Let one end ask: the other has the key now, the asker when the answer arrives."""
+        """Let one end ask: the other has the key now, the asker when the answer arrives.  An end asks one at a time."""
         self.number += 1
         key = key_of(self.number)
         self._install(1 - who, key, initiated=False)
-        if not lost:
-            self.waiting[who] = [key]
+        self.waiting[who] = [] if lost else [key]
 
     def answer(self, who: int) -> None:
         """Let an answer arrive that is under way."""
