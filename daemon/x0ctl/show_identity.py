@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import click
 
@@ -116,6 +117,11 @@ def descriptors(reply: ListDescriptorsResponse) -> None:
     print_table(headers, rows, "no descriptors: identity.pqc_beacons is false, or none has come yet")
 
 
+def _place(peer: str) -> str:
+    """Where a call came from, as people write it; gRPC writes such as ``ipv6:%5Bfd00::7%5D:40000``."""
+    return unquote(peer.partition(":")[2] if peer.startswith(("ipv4:", "ipv6:")) else peer) or "here"
+
+
 def records(reply: ListRecordsResponse) -> None:
     """Print what was changed, newest first."""
     headers = ("AT", "WHO", "FROM", "CALL", "OUTCOME", "MS", "WHAT", "BEFORE", "AFTER", "WHY")
@@ -123,7 +129,7 @@ def records(reply: ListRecordsResponse) -> None:
         (
             instant(row.at_unix_ms),
             row.who,
-            row.address or "here",
+            _place(row.address),
             row.method.removeprefix("/x0d.v1.").replace("Service/", "."),
             row.outcome,
             f"{row.took_ms:.1f}",

@@ -110,7 +110,7 @@ class FakeIdentityView:
         full = spiffe_id if "://" in spiffe_id else f"spiffe://dev.x0d.test/node/{spiffe_id}"
         return CreatedToken(f"x0d1-token{len(self.asked)}", full, address or "192.0.2.1", UNIX_MS + 600_000)
 
-    def descriptors(self) -> Sequence[Descriptor]:
+    async def descriptors(self) -> Sequence[Descriptor]:
         return [DESCRIPTOR]
 
 
@@ -119,7 +119,7 @@ class FakeAuditView:
 
     def __init__(self) -> None:
         self.records = [
-            replace(RECORD, id=8, who=OWN, address="192.0.2.9:40000", outcome="failed", detail="no"),
+            replace(RECORD, id=8, who=OWN, address="ipv6:%5Bfd00::9%5D:40000", outcome="failed", detail="no"),
             RECORD,
         ]
         self.fails: X0dError | None = None

@@ -1,7 +1,7 @@
 """Identity as the API shows it: the protos' fields, the units, and who may make a token."""
 
 import asyncio
-from dataclasses import fields
+from dataclasses import dataclass, fields
 
 import pytest
 from google.protobuf.message import Message
@@ -21,7 +21,7 @@ from x0d.service.identity import IdentityFacts, IdentityService
 from x0d.service.identity_checks import IdentityChecks
 from x0d.service.identity_view import IdentityOverview
 from x0d.service.peers_told import PeerRow
-from x0d.service.views_identity import Issuer, RoleBinding
+from x0d.service.views_identity import Descriptor, Issuer, RoleBinding
 from x0d.v1 import audit_pb2, identity_pb2
 
 PAIRS: list[tuple[type, type[Message]]] = [
@@ -47,7 +47,23 @@ class FakeIssuer:
         return IssuerStatus("ab" * 32, 1_800_000_000.5, 2, join_open=True)
 
 
-def overview(source: str = "issuer", issuer: FakeIssuer | None = None) -> tuple[IdentityOverview, FakeSvidSource]:
+@dataclass
+class Renewing:
+    """``RenewalView`` whose last attempt failed."""
+
+    endpoint: str = "10.255.0.1:9471"
+    due_unix_s: float = 1_700_050_000.0
+    outage_hurts_unix_s: float = 1_700_086_400.0
+    last_error: str = "no answer"
+
+
+async def kept() -> list[Descriptor]:
+    return [DESCRIPTOR]
+
+
+def overview(
+    source: str = "issuer", issuer: FakeIssuer | None = None, renewal: Renewing | None = None
+) -> tuple[IdentityOverview, FakeSvidSource]:
     clock = FakeClock()
     svids = FakeSvidSource(clock)
     own = SpiffeId.parse(OWN)
@@ -71,8 +87,8 @@ def overview(source: str = "issuer", issuer: FakeIssuer | None = None) -> tuple[
         checks=checks,
         peers=lambda: (),
         issuer=issuer,
-        held=None,
-        descriptors=lambda: [DESCRIPTOR],
+        renewal=renewal,
+        descriptors=kept,
     )
     return made, svids
 
@@ -104,6 +120,16 @@ def test_issuer_and_bindings() -> None:
     assert not other.HasField("issuer")
 
 
+def test_joined() -> None:
+    """A joined node shows where and when it renews, why that failed, and from when on it hurts."""
+    made, svids = overview("joined", renewal=Renewing())
+    shown = made.identity()
+    assert ("10.255.0.1:9471", 1_700_050_000_000) == (shown.renewal_endpoint, shown.renewal_due_unix_ms)
+    assert (1_700_086_400_000, "not renewed: no answer") == (shown.outage_hurts_unix_ms, shown.reason)
+    svids.change(last_error="the agent is gone")
+    assert "the agent is gone" == made.identity().reason
+
+
 @pytest.mark.parametrize(
     ("changes", "state", "brief"),
     [
@@ -133,7 +159,7 @@ def test_token_of_the_issuer_alone() -> None:
 
 def test_descriptors() -> None:
     """Descriptors are those of whoever keeps them."""
-    assert [DESCRIPTOR] == list(overview()[0].descriptors())
+    assert [DESCRIPTOR] == list(asyncio.run(overview()[0].descriptors()))
 
 
 def test_life_is_a_day() -> None:

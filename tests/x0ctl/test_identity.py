@@ -204,7 +204,7 @@ def test_audit() -> None:
 
     whole, one = run(scene())
     rows = lines(whole)[1:]
-    assert " spiffe://dev.x0d.test/node/n1 192.0.2.9:40000 Dataplane.AddDeny failed 1.2 " in rows[0]
+    assert " spiffe://dev.x0d.test/node/n1 [fd00::9]:40000 Dataplane.AddDeny failed 1.2 " in rows[0]
     assert ' uid 0 (root) here Dataplane.AddDeny done 1.2 {"prefixes": ["192.0.2.7"]} 1 entry 2 entries' in rows[1]
     assert rows[:1] == lines(one)[1:]
 

@@ -124,7 +124,11 @@ def test_without_an_identity(denied: bool) -> None:
     assert "run x0ctl on the issuer" in finished.err
 
 
-@pytest.mark.parametrize("command", [("status",), *WATCHES, ("doctor",), ("ebpf", "detach", "--all")], ids=" ".join)
+@pytest.mark.parametrize(
+    "command",
+    [("status",), *WATCHES, ("doctor",), ("ebpf", "detach", "--all", "--config", "/nonexistent")],
+    ids=" ".join,
+)
 def test_nobody_there(command: tuple[str, ...]) -> None:
     """A closed port is unreachable; neither the local doctor nor the local programs stand in for the other host's."""
 

@@ -67,7 +67,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         context: "_Context",  # noqa: ARG002 - not needed
     ) -> identity_pb2.ListDescriptorsResponse:
         """Those that this node keeps."""
-        rows = there(self._views.identity).descriptors()
+        rows = await there(self._views.identity).descriptors()
         return identity_pb2.ListDescriptorsResponse(
             descriptors=[to_message(row, identity_pb2.Descriptor) for row in rows]
         )

@@ -1,16 +1,37 @@
 """Identity, in the form that the API shows: built from the services' own state."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
 
 from x0d.errors import NotSupported
 from x0d.identity.lifetime import RENEWED_AT, Validity
 from x0d.identity.roles import Binding
 from x0d.ports import SvidStatus
-from x0d.ports.issuer import CreatedToken, HeldIdentity, IssuerView
+from x0d.ports.issuer import CreatedToken, IssuerView
 from x0d.service.identity import IdentityFacts, IdentityService
 from x0d.service.identity_checks import IdentityChecks
 from x0d.service.peers_told import PeerRow
 from x0d.service.views_identity import Descriptor, Identity, IdentityCheck, Issuer, RoleBinding, TrustBundle
+
+
+class RenewalView(Protocol):
+    """How a joined node is renewed; ``service.renewal.Renewal`` satisfies it."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where the issuer is."""
+
+    @property
+    def due_unix_s(self) -> float:
+        """When it is asked."""
+
+    @property
+    def outage_hurts_unix_s(self) -> float:
+        """From when on its absence hurts."""
+
+    @property
+    def last_error(self) -> str:
+        """Why the last attempt failed; empty when it did not."""
 
 
 class IdentityOverview:
@@ -24,23 +45,26 @@ class IdentityOverview:
         checks: IdentityChecks,
         peers: Callable[[], Sequence[PeerRow]],
         issuer: IssuerView | None,
-        held: HeldIdentity | None,
-        descriptors: Callable[[], Sequence[Descriptor]],
+        renewal: RenewalView | None,
+        descriptors: Callable[[], Awaitable[Sequence[Descriptor]]],
     ) -> None:
-        """``issuer``: where this node is its cluster's issuer; ``held``: where it has joined one."""
+        """``issuer``: where this node is its cluster's issuer; ``renewal``: where it has joined one."""
         self._facts = facts
         self._service = service
         self._checks = checks
         self._peers = peers
         self._issuer = issuer
-        self._held = held
+        self._renewal = renewal
         self._descriptors = descriptors
 
     def identity(self) -> Identity:
         """Answer from memory."""
         facts = self._facts()
         status, seen = self._service.judge()
+        renewal = self._renewal
         reason = status.last_error
+        if renewal is not None and renewal.last_error and not reason:
+            reason = f"not renewed: {renewal.last_error}"
         if seen.validity is Validity.NOT_YET_VALID:
             reason = "it is not valid yet: is the clock right?"
         return Identity(
@@ -51,7 +75,7 @@ class IdentityOverview:
             serial=status.serial,
             not_before_unix_ms=_ms(status.not_before_unix_s),
             not_after_unix_ms=_ms(status.not_after_unix_s),
-            renewal_due_unix_ms=_ms(_due(status)),
+            renewal_due_unix_ms=_ms(renewal.due_unix_s if renewal else _due(status)),
             workload_socket=facts.workload_socket,
             workload_connected=status.connected,
             bundle_generation=status.generation,
@@ -64,9 +88,8 @@ class IdentityOverview:
             ),
             peers=tuple(self._peers()),
             issuer=self._issuer_now(),
-            renewal_endpoint=self._held.renewal_endpoint if self._held else "",
-            # Until then nobody notices that it is gone; from then on we can show nothing to anybody.
-            outage_hurts_unix_ms=_ms(self._held.not_after_unix_s) if self._held else 0,
+            renewal_endpoint=renewal.endpoint if renewal else "",
+            outage_hurts_unix_ms=_ms(renewal.outage_hurts_unix_s) if renewal else 0,
             bindings=tuple(map(_binding, facts.bindings)),
         )
 
@@ -94,9 +117,9 @@ class IdentityOverview:
             raise NotSupported("a join token", text)
         return await self._issuer.create_token(spiffe_id, address)
 
-    def descriptors(self) -> Sequence[Descriptor]:
+    async def descriptors(self) -> Sequence[Descriptor]:
         """Those that this node keeps."""
-        return self._descriptors()
+        return await self._descriptors()
 
 
 def _binding(binding: Binding) -> RoleBinding:

@@ -114,8 +114,8 @@ class IdentityView(Protocol):
             TokenRefused, TooMany, StorageFailed, AddressUnavailable: the issuer's reasons.
         """
 
-    def descriptors(self) -> Sequence[Descriptor]:
-        """Those that this node keeps, its own first."""
+    async def descriptors(self) -> Sequence[Descriptor]:
+        """Those that this node keeps.  Raises StorageFailed."""
 
 
 class AuditView(Protocol):
