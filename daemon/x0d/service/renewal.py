@@ -6,6 +6,7 @@ brings the cluster's roots along, which is how a new root reaches this node long
 
 import asyncio
 import random
+from datetime import UTC, datetime
 from typing import Final
 
 import structlog
@@ -95,9 +96,6 @@ class Renewal:
         self.last_error = error
         left_s = self.outage_hurts_unix_s - self._clock.unix_ms() / 1e3
         if left_s < life_s / 3:
-            when = (
-                f"its certificate expires in {left_s:.0f} s"
-                if left_s > 0
-                else "its certificate has expired: join again"
-            )
-            self._alerts.raise_alert(ALERT, f"the issuer at {self.endpoint} does not renew this node, {when}")
+            end = datetime.fromtimestamp(self.outage_hurts_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+            hint = f"its certificate expires at {end}" if left_s > 0 else f"it has expired at {end}: join again"
+            self._alerts.raise_alert(ALERT, f"the issuer at {self.endpoint} does not renew this node, {hint}")
