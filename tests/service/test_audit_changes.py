@@ -2,16 +2,24 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import pytest
+from grpc import StatusCode
 
+from fakes.audit_store import FakeAuditStore
+from fakes.clock import FakeClock
 from fakes.control import Lab, outcome, run, running, stream_outcome
+from fakes.views_identity import FakeAuditView
 from service.policies import REFUSAL, World
 from x0d.errors import KernelRefused, NotThere
 from x0d.policy.model import Limit, Terms, parse_prefix
 from x0d.ports.audit import CHANGE, Change
+from x0d.service.alerts import Alerts
+from x0d.service.audit import Audit
 from x0d.service.policy_told import TOLD_MAX, deny_text, limit_text
-from x0d.v1 import dataplane_pb2, dataplane_pb2_grpc, node_pb2, node_pb2_grpc
+from x0d.telemetry import Telemetry
+from x0d.v1 import audit_pb2, audit_pb2_grpc, dataplane_pb2, dataplane_pb2_grpc, node_pb2, node_pb2_grpc
 
 
 def play(scenario: Callable[[World], Awaitable[None]]) -> None:
@@ -126,3 +134,58 @@ def test_through_the_gate() -> None:
         ("Reload", "done", "", "in force: log.level; after a restart: mesh.mesh_port"),
         ("Trace", "done", "", ""),
     ] == run(scene())
+
+
+@pytest.mark.parametrize("leaves", ["cancels", "deadline"])
+def test_caller_that_leaves(leaves: str) -> None:
+    """A change whose caller leaves, or whose deadline passes, goes on, and its record says how it ended."""
+
+    async def scene() -> list[tuple[str, str, str]]:
+        store, go_on, begun = FakeAuditStore(), asyncio.Event(), asyncio.Event()
+        audit = Audit(store, FakeClock(), Alerts(), Telemetry())
+
+        async def slow() -> None:
+            begun.set()
+            await go_on.wait()
+
+        async with running() as lab, lab.channel() as channel:
+            lab.server.auditor = audit
+            lab.node.before = slow
+            timeout_s = 0.3 if leaves == "deadline" else None
+            call = node_pb2_grpc.NodeServiceStub(channel).Reload(node_pb2.ReloadRequest(), timeout=timeout_s)
+            waiting = asyncio.ensure_future(outcome(call))
+            await begun.wait()
+            if leaves == "cancels":
+                call.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await waiting
+            else:
+                assert StatusCode.DEADLINE_EXCEEDED == (await waiting)[0]
+            while not audit._writing:  # noqa: ASYNC110 - a field, not an event
+                await asyncio.sleep(0)
+            assert ["begun"] == [row.outcome for row in store.rows.values()]
+            go_on.set()
+            await audit.settle()
+            assert 1 == lab.node.reloads
+        return [(row.outcome, row.detail, row.after) for row in store.rows.values()]
+
+    assert [("done", "its caller had left", "in force: log.level; after a restart: mesh.mesh_port")] == run(scene())
+
+
+def test_listing() -> None:
+    """Records are listed newest first, a hundred of them unless asked otherwise, a thousand at most."""
+
+    async def scene() -> None:
+        async with running() as lab, lab.channel() as channel:
+            view = lab.views.audit
+            assert isinstance(view, FakeAuditView)
+            view.records = [replace(view.records[0], id=number) for number in range(1_200, 0, -1)]
+            stub = audit_pb2_grpc.AuditServiceStub(channel)
+            for limit, expected in ((0, 100), (1, 1), (1_000, 1_000)):
+                answer = await stub.ListRecords(audit_pb2.ListRecordsRequest(limit=limit))
+                assert list(range(1_200, 1_200 - expected, -1)) == [record.id for record in answer.records]
+            refused = await outcome(stub.ListRecords(audit_pb2.ListRecordsRequest(limit=1_001)))
+            assert (StatusCode.INVALID_ARGUMENT, "limit is 1,001; 1 to 1,000 is allowed, 0 for 100") == refused
+            assert [] == lab.auditor.records
+
+    run(scene())
