@@ -9,6 +9,7 @@ from x0d.identity.roles import Binding, IdPattern, Role, default_bindings, roles
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 
 TD = TrustDomain("dev.x0d.test")
+ROOT = "spiffe://dev.x0d.test/operator/root"
 
 domains = st.sampled_from(["dev.x0d.test", "dev.x0d.tes", "ev.x0d.test", "other.test"])
 segments = st.text("abN1.-_", min_size=1, max_size=3).filter(lambda text: text not in {".", ".."})
@@ -77,8 +78,8 @@ def test_bad_patterns(text: str) -> None:
         ("spiffe://dev.x0d.test/nodeX", set()),
         ("spiffe://dev.x0d.test/nodeX/n1", set()),
         ("spiffe://dev.x0d.test/Node/n1", set()),
-        ("spiffe://dev.x0d.test/operator/root", {Role.ADMIN, Role.VIEWER}),
-        ("spiffe://dev.x0d.test/operator/root/x", {Role.VIEWER}),
+        (ROOT, {Role.ADMIN, Role.VIEWER}),
+        (f"{ROOT}/x", {Role.VIEWER}),
         ("spiffe://dev.x0d.test/operator/Root", {Role.VIEWER}),
         ("spiffe://dev.x0d.test/operator/alice", {Role.VIEWER}),
         ("spiffe://dev.x0d.test/operator", set()),
