@@ -12,10 +12,11 @@ import sys
 from pathlib import Path
 
 from x0d import __version__, config, lean
-from x0d.errors import ConfigInvalid, NotSupported, StateLocked, X0dError
+from x0d.errors import ConfigInvalid, NoIdentity, NotSupported, StateLocked, X0dError
 
 EX_OK = 0
 EX_FAILED = 1
+EX_INTERRUPTED = 130
 EX_CONFIG = 78  # sysexits.h; the unit has RestartPreventExitStatus=78
 CONFIG_FILE = Path("/etc/x0d/x0d.toml")
 
@@ -36,6 +37,8 @@ def main() -> int:
         return EX_OK
     if arguments.detach_all:
         return _detach_all(loaded)
+    if arguments.join is not None:
+        return _join(loaded, arguments.join)
     return _run(loaded)
 
 
@@ -52,7 +55,7 @@ def _run(loaded: config.Config) -> int:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(node.Node(loaded).run())
-    except* NotSupported as missing:
+    except* (NotSupported, NoIdentity) as missing:
         log.error(telemetry.START_FAILED, error=_sentences(missing))
         code = EX_CONFIG
     except* X0dError as failure:
@@ -88,6 +91,25 @@ def _detach_all(loaded: config.Config) -> int:
     return EX_OK
 
 
+def _join(loaded: config.Config, word: str) -> int:
+    """Become a node of a development cluster, once, before the first start."""
+    lean.prepare()
+    from x0d.node import join  # noqa: PLC0415  after lean.prepare
+
+    try:
+        text = join.run(loaded, sys.stdin.readline().strip() if word == "-" else word)
+    except StateLocked as locked:
+        sys.stderr.write(f"x0d --join: {locked}; stop it first\n")
+        return EX_FAILED
+    except X0dError as failure:
+        sys.stderr.write(f"x0d --join: {failure}\n")
+        return EX_FAILED
+    except KeyboardInterrupt:
+        return EX_INTERRUPTED
+    sys.stdout.write(f"{text}\n")
+    return EX_OK
+
+
 def _doctor(file: Path, output: str) -> int:
     lean.prepare()
     from x0d import doctor  # noqa: PLC0415  after lean.prepare
@@ -117,6 +139,12 @@ def _parser() -> argparse.ArgumentParser:
         "--detach-all",
         action="store_true",
         help="remove every program, pin and map of x0d from this network namespace while no daemon runs, and exit",
+    )
+    parser.add_argument(
+        "--join",
+        metavar="TOKEN",
+        help="get this node's identity from a development cluster's issuer, with a token of x0ctl identity token, "
+        "before the first start, and exit; - reads the token from standard input",
     )
     parser.add_argument("--doctor", action="store_true", help="say what this kernel, uid and capabilities allow")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form of the doctor's answer")

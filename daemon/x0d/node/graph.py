@@ -20,8 +20,10 @@ from x0d.mapek.loop import Loop
 from x0d.mesh.detector import DetectorTimers
 from x0d.mesh.model import LinkKey, Prefix
 from x0d.mesh.node import MeshNode, MeshTimers
+from x0d.node.identity_parts import IdentityParts
 from x0d.node.kernel_parts import KernelParts
 from x0d.service.alerts import Alerts
+from x0d.service.audit import Audit
 from x0d.service.execute import Executor
 from x0d.service.fib import Fib
 from x0d.service.healing import HealingService
@@ -30,6 +32,7 @@ from x0d.service.link import LinkPorts, NeighbourEntry
 from x0d.service.links import LinkService
 from x0d.service.mesh import MeshService
 from x0d.service.overview import InterfaceOverview, MeshOverview
+from x0d.store.audit import AuditRecords
 from x0d.store.knowledge import Knowledge
 from x0d.transport.datagram import DatagramSockets
 
@@ -37,6 +40,7 @@ STOP_STORE_S = 0.5  # for incidents not yet written
 KNOWN_OPEN_MAX = 1000  # open incidents of an earlier life that are taken up
 SETTLE_MARGIN_S = 0.5  # beyond the mesh's own settling, before adopted routes are touched all the same
 KNOWLEDGE_ALERT = "knowledge_moved_aside"
+VIEWER_GROUP = "x0d"
 MS = 1_000_000
 
 log = structlog.get_logger()
@@ -51,6 +55,8 @@ class Graph:
     mesh: MeshService
     healing: HealingService
     fib: Fib
+    audit: Audit
+    audit_records: AuditRecords
     interface_view: InterfaceOverview
     mesh_view: MeshOverview
 
@@ -63,6 +69,7 @@ class Graph:
         self._knowledge = Knowledge(config.node.state_dir / "knowledge.db")
         self._generations: Mapping[str, int] = {}
         self.sockets = DatagramSockets()
+        self.identity = IdentityParts(config, clock, counted, alerts)
 
     # ---- steps ----
 
@@ -75,6 +82,8 @@ class Graph:
             self._alerts.raise_alert(KNOWLEDGE_ALERT, text)
         if report.migrated_from is not None:
             log.info(telemetry.KNOWLEDGE_MIGRATED, from_version=report.migrated_from, to_version=report.schema_version)
+        self.audit_records = AuditRecords(self._knowledge.database)
+        self.audit = Audit(self.audit_records, self._clock, self._alerts, self._counted)
         self._generations = await self._knowledge.generations()
         self._loop = Loop(
             self._config.node.name,
@@ -83,6 +92,10 @@ class Graph:
             self._config.healing.verify_timeout_s * 1000 * MS,
             await self._knowledge.list(KNOWN_OPEN_MAX, open_only=True),
         )
+
+    async def open_identity(self, stack: AsyncExitStack) -> None:
+        """Take up this node's identity; an SVID comes later."""
+        await self.identity.open(stack, VIEWER_GROUP, lambda: self.kernel.addresses(), self._local_address)  # noqa: PLW0108 - made later
 
     async def open_kernel(self, stack: AsyncExitStack) -> None:
         """Load the kernel programs and put the lists in force; nothing is attached yet."""
@@ -133,7 +146,7 @@ class Graph:
             clock=clock,
             alerts=alerts,
         )
-        self.mesh = MeshService(core=core, fib=self.fib, clock=clock, alerts=alerts)
+        self.mesh = MeshService(core=core, fib=self.fib, peers=self.identity.peers, clock=clock, alerts=alerts)
         executor = Executor(self._table, self.mesh, clock, self._counted)
         self.healing = HealingService(
             loop=self._loop,
@@ -168,6 +181,7 @@ class Graph:
             on_peer_report=self.links.peer_reported,
             packets_lost=self.links.packets_lost,
         )
+        self.identity.peers.connect(greet=self.mesh.greet, on_problem=self.links.peer_judged)
         self.interfaces = InterfaceService(config.interfaces, self._source, self.kernel.plane, clock, self.links)
         self.interface_view = InterfaceOverview(self.interfaces)
         self.kernel.serve(self.interfaces, core.records)
@@ -175,6 +189,11 @@ class Graph:
 
     def _has_open_incident(self, link: LinkKey) -> bool:
         return any(incident.id.link == str(link) for incident in self._loop.open_incidents)
+
+    def _local_address(self, node: str) -> str | None:
+        """Our address on a link to a node; None while there is none."""
+        ports = (unit.binding.port for unit in self.links.units if unit.entry.node == node and unit.binding)
+        return next((str(port.local_address) for port in ports), None)
 
     async def _stop_services(self) -> None:
         if self._config.mesh.flush_on_stop:
@@ -196,6 +215,7 @@ class Graph:
             self.interfaces.add(read.interfaces)
             self.links.configure(entries(read))
         self.kernel.reconfigure(read)
+        self.identity.reconfigure(read)
         self._config = read
 
 

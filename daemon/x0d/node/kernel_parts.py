@@ -5,7 +5,7 @@ as they are on disk.  ``reopen`` does the same again after an operator has had e
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from ipaddress import ip_network
 
@@ -113,6 +113,10 @@ class KernelParts:
     async def watch(self, source: InterfaceSource) -> None:
         """Know this host's addresses from now on, and hold the lists against them."""
         await self._addresses.start(source)
+
+    def addresses(self) -> Iterable[PackedPrefix]:
+        """Every address of this host but those of the loopback network."""
+        return self._addresses.known()
 
     def serve(self, interfaces: InterfaceService, records: Callable[[], Mapping[str, KnownRecord]]) -> None:
         """Join what counts to what is attached; ``records`` are what the mesh knows of its nodes."""

@@ -17,7 +17,7 @@ from x0d import __version__, doctor, telemetry
 from x0d.config import Config, compare, load, merge
 from x0d.errors import AddressUnavailable, ConfigInvalid
 from x0d.kernel.clock import SystemClock
-from x0d.node.graph import Graph
+from x0d.node.graph import VIEWER_GROUP, Graph
 from x0d.service.alerts import Alerts
 from x0d.service.api import Servicers
 from x0d.service.metrics import ScrapeCollector
@@ -31,12 +31,6 @@ from x0d.transport.metrics_http import MetricsServer
 
 STOP_FLOOD_S = 0.25  # for the neighbours to hear and acknowledge "no transit"
 STOP_CALLS_S = 0.3  # for API calls under way
-VIEWER_GROUP = "x0d"
-
-RESERVED = (
-    "identity is not built yet: node.production has no effect, and nothing listens on listen.control_port, "
-    "listen.peer_port, listen.peer_http_port and listen.join_port; x0ctl works on the unix socket alone"
-)
 
 log = structlog.get_logger()
 
@@ -51,13 +45,14 @@ class Node:
         self._started_ns = self._clock.monotonic_ns()
         self._phase = "starting"
         self._step = ""
-        self._notices: list[str] = [RESERVED]
+        self._notices: list[str] = []
         self._stop = asyncio.Event()
         self._alerts = Alerts()
         self._counted = telemetry.Telemetry()
         self._notifier = Notifier()
         self._views = Views(self)
-        self._control = ControlServer(config.node.runtime_dir, VIEWER_GROUP)
+        self._servicers = Servicers(self._views)
+        self._control = ControlServer(config.node.runtime_dir, VIEWER_GROUP, bindings=config.bindings)
         self._graph: Graph | None = None
 
     async def run(self) -> None:
@@ -81,6 +76,7 @@ class Node:
             ("lock the state directory", self._lock_state),
             ("open the control socket", self._open_control),
             ("open the knowledge store", graph.open_knowledge),
+            ("take up this node's identity", graph.open_identity),
             ("load the data plane", graph.open_kernel),
             ("put the node's address on lo", graph.put_address),
             ("read the routes of an earlier life", graph.open_mesh),
@@ -96,6 +92,9 @@ class Node:
             log.debug(telemetry.STEP_DONE, step=name, took_ms=(self._clock.monotonic_ns() - began_ns) / 1e6)
             if self._stop.is_set():
                 return
+        self._step = "open the TLS ports"
+        self._control.auditor = graph.audit
+        await graph.identity.listen(stack, self._servicers, graph.audit, self._control, STOP_CALLS_S)
         self._step = "open the metrics port"
         await self._open_views(stack, graph)
         self._graph = graph
@@ -113,7 +112,7 @@ class Node:
             runtime_dir.mkdir(mode=0o755, parents=True, exist_ok=True)
         except OSError as error:
             raise AddressUnavailable(f"node.runtime_dir {runtime_dir}: {error.strerror}") from error
-        self._control.add(Servicers(self._views))
+        self._control.add(self._servicers)
         await self._control.start()
         stack.push_async_callback(self._control.stop, STOP_CALLS_S)
 
@@ -129,6 +128,8 @@ class Node:
         self._views.dataplane = graph.kernel.dataplane
         self._views.policy = graph.kernel.policy
         self._views.tracing = graph.kernel.tracing
+        self._views.identity = graph.identity.overview
+        self._views.audit = graph.audit_records
         self._counted.registry.register(
             ScrapeCollector(
                 node=self,
@@ -140,10 +141,13 @@ class Node:
                 alerts=self._alerts,
                 refused=lambda: graph.sockets.refused,
                 control_refused=lambda: self._control.connections_refused,
+                identity=graph.identity.reading,
             )
         )
         listen = self._config.listen
-        metrics = MetricsServer(listen.metrics_address, listen.metrics_port)
+        metrics = MetricsServer(
+            listen.metrics_address, listen.metrics_port, listen.metrics_certificate, listen.metrics_key
+        )
         metrics.start(self._counted.registry)
         stack.push_async_callback(asyncio.to_thread, metrics.stop)
 
@@ -164,21 +168,23 @@ class Node:
                     ("healing ticks", graph.healing.run_ticks()),
                     ("knowledge", graph.healing.run_store()),
                     ("lists", graph.kernel.policy.run()),
+                    *graph.identity.tasks(),
                 )
             ]
-            self._become_ready(group)
+            self._become_ready(group, graph)
             await self._stop.wait()
             graph.mesh.announce_stop()
             await asyncio.sleep(STOP_FLOOD_S)
             for task in tasks:
                 task.cancel()
 
-    def _become_ready(self, group: asyncio.TaskGroup) -> None:
+    def _become_ready(self, group: asyncio.TaskGroup, graph: Graph) -> None:
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGHUP, lambda: group.create_task(self._reload_on_signal(), name="reload")
         )
         self._phase, self._step = "running", ""
         self._control.set_ready()
+        graph.identity.set_ready()
         self._notifier.ready(f"running, {len(self._config.interfaces)} interfaces")
         took_ms = (self._clock.monotonic_ns() - self._started_ns) / 1e6
         log.info(telemetry.READY, took_ms=round(took_ms, 1), notices=self._notices)
@@ -196,6 +202,7 @@ class Node:
     def status(self) -> NodeStatus:
         """What this daemon is and how it is doing."""
         graph = self._graph
+        spiffe_id, svid_not_after_unix_ms = graph.identity.overview.brief() if graph else ("", 0)
         return NodeStatus(
             node=self._config.node.name,
             version=__version__,
@@ -214,6 +221,8 @@ class Node:
             routes_installed=len(graph.fib.observed.routes) if graph else 0,
             incidents_open=len(graph.healing.open_incidents()) if graph else 0,
             starting_step=self._step,
+            spiffe_id=spiffe_id,
+            svid_not_after_unix_ms=svid_not_after_unix_ms,
         )
 
     async def reload(self) -> ReloadResult:
@@ -226,6 +235,7 @@ class Node:
             changes = compare(self._config, read)
             self._config = merge(self._config, read)
             self._graph.reconfigure(self._config, changes)
+            self._control.set_bindings(self._config.bindings)
             log.info(telemetry.RELOADED, applied=changes.reloadable, needs_restart=changes.needs_restart)
         except ConfigInvalid as invalid:
             log.error(telemetry.RELOAD_REFUSED, problems=[str(problem) for problem in invalid.problems])

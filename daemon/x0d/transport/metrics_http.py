@@ -1,5 +1,7 @@
 """The metrics port: prometheus_client's own HTTP server, in its own thread."""
 
+import ssl
+from pathlib import Path
 from threading import Thread
 from wsgiref.simple_server import WSGIServer
 
@@ -11,9 +13,12 @@ from x0d.errors import AddressUnavailable
 class MetricsServer:
     """Serves ``/metrics`` in the text or OpenMetrics format that the scraper asks for."""
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, address: str, port: int, certificate: Path | None = None, key: Path | None = None) -> None:
+        """With ``certificate`` and ``key`` (PEM files) it speaks TLS, else plain HTTP."""
         self._address = address
         self._port = port
+        self._certificate = certificate
+        self._key = key
         self._server: WSGIServer | None = None
         self._thread: Thread | None = None
 
@@ -21,14 +26,24 @@ class MetricsServer:
         """Bind and serve.
 
         Raises:
-            AddressUnavailable: the port is in use or the address is not of this host.
+            AddressUnavailable: the port is in use, the address is not of this host, or the certificate is none.
         """
+        files = {"certfile": self._certificate, "keyfile": self._key}
         try:
-            self._server, self._thread = start_http_server(self._port, self._address, registry)
+            for file in filter(None, files.values()):
+                file.open("rb").close()
+            self._server, self._thread = start_http_server(
+                self._port, self._address, registry, **{name: str(file) for name, file in files.items() if file}
+            )
+        except ssl.SSLError as error:
+            named = f"listen.metrics_certificate {self._certificate} and listen.metrics_key {self._key}"
+            raise AddressUnavailable(f"{named}: {error.reason}; a PEM chain and its key are wanted") from error
         except OSError as error:
             where = f"metrics port {self._address}:{self._port}"
-            text = f"{where}: {error.strerror}; change listen.metrics_address or listen.metrics_port"
-            raise AddressUnavailable(text) from error
+            remedy = "change listen.metrics_address or listen.metrics_port"
+            if error.filename is not None:
+                where, remedy = str(error.filename), "change listen.metrics_certificate or listen.metrics_key"
+            raise AddressUnavailable(f"{where}: {error.strerror}; {remedy}") from error
 
     def stop(self) -> None:
         """Close the port."""
