@@ -193,6 +193,31 @@ def test_neighbour_that_comes_late_is_in_step_at_once() -> None:
     run_virtual(clock, main())
 
 
+def test_key_that_comes_late_brings_the_databases_into_step_at_once() -> None:
+    """Two ends that are made to trust each other dial within a second, and wait for no HELLO and no repetition then."""
+    clock = FakeClock()
+    mesh = FakeMesh(clock, (("n1", "n2"),))
+    n1, n2 = mesh.nodes["n1"], mesh.nodes["n2"]
+    n1.svids.trusted, n2.svids.trusted = set(), set()
+
+    async def main() -> None:
+        async with n1.alive(), n2.alive():
+            for turn in range(3):
+                await passes(20 + turn)
+                n1.svids.trust("root1")
+                n2.svids.trust("root1")
+                await until(lambda: "authenticated" == state_of(n1)[0] == state_of(n2)[0], 1.01)
+                agreed_ns = clock.now_ns
+                await until(lambda: n1.mesh.link_view(n1.key("n2")).in_step, 1)
+                await until(lambda: n2.mesh.link_view(n2.key("n1")).in_step, 1)
+                print(f"in step {(clock.now_ns - agreed_ns) / 1e6:.1f} ms after the key, turn {turn}")
+                assert clock.now_ns - agreed_ns <= 20_000_000
+                n1.svids.trust()
+                n2.svids.trust()
+
+    run_virtual(clock, main())
+
+
 def test_link_that_is_made_anew_gets_a_key_of_its_own() -> None:
     """Sequences of a new socket begin again: the old key is not used on it, the neighbour notices nothing."""
 
