@@ -201,10 +201,10 @@ class Answer:
     """Trailing metadata ``x0d-reason``."""
 
 
-async def ask(channel: aio.Channel, method: str = STATUS, *requests: bytes) -> Answer:
-    """Call a method whatever its kind, with these requests or one empty one, up to its first answer."""
-    stub: Any = channel.stream_stream(method)
-    call = stub(iter(requests or (b"",)), timeout=10)
+async def ask(channel: aio.Channel, method: str = STATUS, request: bytes = b"") -> Answer:
+    """Call a method whatever its kind, with one request, up to its first answer."""
+    stub: Any = channel.unary_stream(method)
+    call = stub(request, timeout=10)
     try:
         await call.read()
     except aio.AioRpcError:

@@ -8,15 +8,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from grpc import aio
 
 from x0d.errors import StorageFailed, X0dError
 from x0d.identity.model import Principal
 from x0d.ports.audit import CHANGE, Auditor, Change
+from x0d.transport.outlet import Context
 
 WHAT_CHARACTERS_MAX: Final = 2_048
 """Of a request in its record; the rest is cut."""
@@ -42,7 +42,7 @@ async def audited(
     principal: Principal,
     method: str,
     request: object,
-    context: "aio.ServicerContext[Any, Any]",
+    context: "Context",
 ) -> AsyncIterator[None]:
     """Write a record around a call; inside, ``tell_change`` adds what held before and after.
 
@@ -74,7 +74,7 @@ async def audited(
         await asyncio.shield(task)
 
 
-def _outcome_of(context: "aio.ServicerContext[Any, Any]") -> tuple[str, str]:
+def _outcome_of(context: "Context") -> tuple[str, str]:
     """A servicer may end with a status instead of an error."""
     if context.code():
         return "failed", _text_of(context.details())

@@ -14,12 +14,11 @@ no role learns nothing.  On the unix socket ``explain`` says what is missing.
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 from grpc import StatusCode, aio
 
 from x0d.errors import (
@@ -52,7 +51,9 @@ from x0d.ports.identity import CALLER
 from x0d.transport.access import AUDITED, METHODS, WHILE_STARTING
 from x0d.transport.audited import audited
 from x0d.transport.denials import Denials
+from x0d.transport.messages import all_readable, only_one, readable, tolerant
 from x0d.transport.open_streams import OpenStream, OpenStreams
+from x0d.transport.outlet import Context, Outlet
 
 UNARY_S_DEFAULT: Final = 30.0
 """Deadline of a unary call whose client set none."""
@@ -74,7 +75,6 @@ LOG_CHARACTERS_MAX: Final = 4_000
 """Of a verifier's log in an error's text."""
 
 if TYPE_CHECKING:
-    _Context = aio.ServicerContext[Any, Any]
     _Handler = grpc.RpcMethodHandler[Any, Any]
 
 _STATUS: Final[tuple[tuple[type[X0dError], StatusCode], ...]] = (
@@ -126,54 +126,15 @@ def fitting(details: str) -> str:
     return details
 
 
-async def refuse(context: "_Context", status: StatusCode, reason: str, details: str) -> NoReturn:
+async def refuse(context: "Context", status: StatusCode, reason: str, details: str) -> NoReturn:
     """End the call with a status of ours; ``reason`` is a word for programs, ``details`` a sentence for people."""
     details = fitting(details)
     await context.abort(status, details, (("x0d-reason", reason),))
     raise AssertionError  # abort raises
 
 
-class _Unreadable:
-    """Stands for bytes that are no message, until the caller is known and can be told."""
-
-
-def _tolerant(decode: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
-    """Left to itself gRPC answers UNKNOWN, and writes a traceback for every such call."""
-    if decode is None:
-        return None
-
-    def read(raw: bytes) -> Any:  # noqa: ANN401 - any message
-        try:
-            return decode(raw)
-        except DecodeError:
-            return _Unreadable()
-
-    return read
-
-
-def _readable(request: Any) -> Any:  # noqa: ANN401 - any message
-    if isinstance(request, _Unreadable):
-        raise InvalidInput("the request's bytes are not the message that this method takes")
-    return request
-
-
-async def _only(requests: AsyncIterator[Any]) -> Any:  # noqa: ANN401 - any message
-    """The one request of a call that takes one, or the first of a stream."""
-    request = await anext(requests, None)
-    if request is None:
-        raise InvalidInput("the call brought no request")
-    return _readable(request)
-
-
-async def _all_readable(before: Iterable[Any], requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    for request in before:
-        yield request
-    async for request in requests:
-        yield _readable(request)
-
-
 @asynccontextmanager
-async def _in_time(context: "_Context") -> AsyncIterator[None]:
+async def _in_time(context: "Context") -> AsyncIterator[None]:
     """Hold a unary call to its client's deadline, or to ours."""
     remaining = context.time_remaining()
     limit_s = UNARY_S_DEFAULT if remaining is None else min(remaining, UNARY_S_MAX)
@@ -195,20 +156,18 @@ class Gate(aio.ServerInterceptor):
 
     def __init__(
         self,
-        authenticate: Callable[["_Context"], Principal],
+        authenticate: Callable[["Context"], Principal],
         denials: Denials,
         *,
         auditor: Auditor | None = None,
         streams: OpenStreams | None = None,
         explain: Callable[[str, Principal], str] | None = None,
-        on_admitted: Callable[[Principal], None] | None = None,
     ) -> None:
         """``authenticate`` raises IdentityRefused; ``explain`` says why a caller may not call, None: it is not told."""
         self._authenticate = authenticate
         self._denials = denials
         self._streams = OpenStreams() if streams is None else streams
         self._explain = explain
-        self._on_admitted = on_admitted
         self.auditor = auditor
         self.step: str | None = "control socket"
 
@@ -226,7 +185,7 @@ class Gate(aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return grpc.stream_unary_rpc_method_handler(self._unknown(method))
-        codec = (_tolerant(handler.request_deserializer), handler.response_serializer)
+        codec = (tolerant(handler.request_deserializer), handler.response_serializer)
         if handler.unary_unary is not None:
             return grpc.stream_unary_rpc_method_handler(self._unary(method, handler.unary_unary), *codec)
         if handler.unary_stream is not None:
@@ -242,7 +201,7 @@ class Gate(aio.ServerInterceptor):
 
     # ---- who, and may it ----
 
-    async def _identify(self, method: str, context: "_Context") -> Principal:
+    async def _identify(self, method: str, context: "Context") -> Principal:
         try:
             return self._authenticate(context)
         except IdentityRefused as refused:
@@ -250,26 +209,24 @@ class Gate(aio.ServerInterceptor):
             text = UNAUTHENTICATED if self._explain is None else str(refused)
             await refuse(context, StatusCode.UNAUTHENTICATED, "identity", text)
 
-    async def _admit(self, method: str, context: "_Context") -> Principal:
+    async def _admit(self, method: str, context: "Context") -> Principal:
         """Refuse the call or say whose it is."""
         principal = await self._identify(method, context)
         if not METHODS.get(method, frozenset()) & principal.roles:
             await self._forbid(method, principal, context)
-        if self._on_admitted is not None:
-            self._on_admitted(principal)
         if self.step is not None and method not in WHILE_STARTING:
             await refuse(context, StatusCode.UNAVAILABLE, "starting", f"starting: {self.step}")
         CALLER.set(principal)
         return principal
 
-    async def _forbid(self, method: str, principal: Principal, context: "_Context") -> NoReturn:
+    async def _forbid(self, method: str, principal: Principal, context: "Context") -> NoReturn:
         held = ", ".join(sorted(principal.roles)) or "no role"
         refused = IdentityRefused(Reason.POLICY, f"{principal.name} holds {held}")
         self._denials.tell(refused, principal.name, method)
         text = FORBIDDEN if self._explain is None else self._explain(method, principal)
         await refuse(context, StatusCode.PERMISSION_DENIED, "role", text)
 
-    async def _refuse_for(self, error: X0dError, method: str, principal: Principal, context: "_Context") -> NoReturn:
+    async def _refuse_for(self, error: X0dError, method: str, principal: Principal, context: "Context") -> NoReturn:
         """Translate an error of a servicer; over TCP one about the caller itself is no more than the gate's own."""
         if isinstance(error, IdentityRefused) and self._explain is None:
             self._denials.tell(error, principal.name, method)
@@ -278,12 +235,12 @@ class Gate(aio.ServerInterceptor):
 
     # ---- the four kinds of calls ----
 
-    def _unary(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[Any]]":
-        async def call(requests: Any, context: "_Context") -> Any:  # noqa: ANN401 - any iterator and message
+    def _unary(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, Context], Awaitable[Any]]":
+        async def call(requests: Any, context: "Context") -> Any:  # noqa: ANN401 - any iterator and message
             principal = await self._admit(method, context)
             try:
                 async with _in_time(context):
-                    request = await _only(requests)
+                    request = await only_one(requests)
                     if method not in AUDITED:
                         return await behaviour(request, context)
                     async with audited(self.auditor, principal, method, request, context):
@@ -295,23 +252,25 @@ class Gate(aio.ServerInterceptor):
 
     def _stream(
         self, method: str, behaviour: Callable[..., Any], *, takes_one: bool
-    ) -> "Callable[[Any, _Context], Awaitable[None]]":
-        async def call(requests: Any, context: "_Context") -> None:  # noqa: ANN401 - any iterator
-            async with self._streaming(method, requests, context, takes_one=takes_one) as given:
+    ) -> "Callable[[Any, Context], Awaitable[None]]":
+        async def call(requests: Any, context: "Context") -> None:  # noqa: ANN401 - any iterator
+            outlet = Outlet(context)
+            async with self._streaming(method, requests, outlet, takes_one=takes_one) as given:
                 if not inspect.isasyncgenfunction(behaviour):
-                    await behaviour(given, context)
+                    await behaviour(given, outlet)
                     return
                 # closed here: what a servicer has begun ends with its call, not when the generator is collected
-                async with aclosing(behaviour(given, context)) as messages:
+                async with aclosing(behaviour(given, outlet)) as messages:
                     async for message in messages:
-                        await context.write(message)
+                        await outlet.write(message)
 
         return call
 
-    def _gather(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, _Context], Awaitable[Any]]":
-        async def call(requests: Any, context: "_Context") -> Any:  # noqa: ANN401 - any iterator and message
-            async with self._streaming(method, requests, context, takes_one=False) as given:
-                return await behaviour(given, context)
+    def _gather(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, Context], Awaitable[Any]]":
+        async def call(requests: Any, context: "Context") -> Any:  # noqa: ANN401 - any iterator and message
+            outlet = Outlet(context)
+            async with self._streaming(method, requests, outlet, takes_one=False) as given:
+                return await behaviour(given, outlet)
 
         return call
 
@@ -320,7 +279,7 @@ class Gate(aio.ServerInterceptor):
         self,
         method: str,
         requests: AsyncIterator[Any],
-        context: "_Context",
+        context: Outlet,
         *,
         takes_one: bool,
     ) -> AsyncIterator[Any]:
@@ -332,12 +291,12 @@ class Gate(aio.ServerInterceptor):
         with self._streams.hold(principal, method) as stream:
             try:
                 if method not in AUDITED:
-                    yield await _only(requests) if takes_one else _all_readable((), requests)
+                    yield await only_one(requests) if takes_one else all_readable((), requests)
                     return
                 # The first message says what is about to change, and the record comes before the servicer sees it.
-                first = await _only(requests) if takes_one else _readable(await anext(requests, None))
+                first = await only_one(requests) if takes_one else readable(await anext(requests, None))
                 async with audited(self.auditor, principal, method, first, context):
-                    yield first if takes_one else _all_readable(() if first is None else (first,), requests)
+                    yield first if takes_one else all_readable(() if first is None else (first,), requests)
             except X0dError as error:
                 await self._refuse_for(error, method, principal, context)
             except asyncio.CancelledError:
@@ -345,7 +304,7 @@ class Gate(aio.ServerInterceptor):
                     raise
                 await self._tell_cut(stream, context)
 
-    async def _tell_cut(self, stream: OpenStream, context: "_Context") -> NoReturn:
+    async def _tell_cut(self, stream: OpenStream, context: Outlet) -> NoReturn:
         """End a stream whose caller is not trusted any more; its task was cancelled for that, and by nobody else."""
         assert stream.refused is not None
         if stream.task is not None:
@@ -353,15 +312,16 @@ class Gate(aio.ServerInterceptor):
         is_policy = stream.refused.reason == Reason.POLICY
         status = StatusCode.PERMISSION_DENIED if is_policy else StatusCode.UNAUTHENTICATED
         text = FORBIDDEN if is_policy else UNAUTHENTICATED
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, aio.UsageError):  # UsageError: its servicer was just ending it itself
             async with asyncio.timeout(CUT_S_MAX):
+                await context.settled()
                 await refuse(context, status, "role" if is_policy else "identity", text)
         raise asyncio.CancelledError  # a client that reads nothing is not told
 
-    def _unknown(self, method: str) -> "Callable[[Any, _Context], Awaitable[None]]":
+    def _unknown(self, method: str) -> "Callable[[Any, Context], Awaitable[None]]":
         """Answer for a method that does not exist here: who may not call everything is refused as for one that does."""
 
-        async def call(requests: Any, context: "_Context") -> None:  # noqa: ANN401, ARG001 - never read
+        async def call(requests: Any, context: "Context") -> None:  # noqa: ANN401, ARG001 - never read
             principal = await self._identify(method, context)
             if Role.ADMIN not in principal.roles and not METHODS.get(method, frozenset()) & principal.roles:
                 await self._forbid(method, principal, context)
