@@ -37,6 +37,7 @@ TIMEOUT_S_DEFAULT: Final = 10.0
     envvar="X0CTL_SERVER_ID",
     show_envvar=True,
     metavar="SPIFFE_ID",
+    show_default=False,
     help="Who must answer at dns:///HOST, such as spiffe://dev.x0d.test/node/n2.",
 )
 @click.option(

@@ -59,7 +59,7 @@ def identity_check(options: Options) -> int:
 
 @identity.command("token")
 @click.option("--for", "node", metavar="ID|NAME", required=True, help="SPIFFE ID or name of the node that joins.")
-@click.option("--address", default="", metavar="HOST", help="Where it reaches this one; without: x0d chooses.")
+@click.option("--address", metavar="HOST", default="", show_default=False, help="Where it reaches this node.")
 @click.pass_obj
 def identity_token(options: Options, node: str, address: str) -> None:
     """Make a token with which one node joins.

@@ -60,8 +60,9 @@ def _own(reply: GetIdentityResponse) -> Iterator[tuple[str, object]]:
         yield "its absence", f"hurts from {_until(reply.outage_hurts_unix_ms)}"
     if reply.HasField("issuer"):
         issuer = reply.issuer
-        yield "root", f"SHA-256 {issuer.root_sha256}, valid until {_until(issuer.root_not_after_unix_ms)}"
-        yield "join port", f"{'open' if issuer.join_open else 'closed'}, {issuer.open_tokens} tokens not spent"
+        yield "root", f"SHA-256 {issuer.root_sha256}"
+        yield "root until", _until(issuer.root_not_after_unix_ms)
+        yield "join port", f"{'open' if issuer.join_open else 'closed'}; tokens not spent: {issuer.open_tokens}"
 
 
 def _peer(row: PeerIdentity) -> tuple[object, ...]:
@@ -124,7 +125,7 @@ def _place(peer: str) -> str:
 
 def records(reply: ListRecordsResponse) -> None:
     """Print what was changed, newest first."""
-    headers = ("AT", "WHO", "FROM", "CALL", "OUTCOME", "MS", "WHAT", "BEFORE", "AFTER", "WHY")
+    headers = ("AT", "WHO", "FROM", "CALL", "OUTCOME", "MS", "WHAT", "CHANGE", "WHY")
     rows = [
         (
             instant(row.at_unix_ms),
@@ -134,10 +135,9 @@ def records(reply: ListRecordsResponse) -> None:
             row.outcome,
             f"{row.took_ms:.1f}",
             row.what,
-            row.before,
-            row.after,
+            f"{row.before} -> {row.after}" if row.before or row.after else "",
             row.detail,
         )
         for row in reply.records
     ]
-    print_table(headers, rows, "nothing was changed yet", prose=4)
+    print_table(headers, rows, "nothing was changed yet", prose=3)

@@ -158,6 +158,8 @@ _STYLES: Final = {
     "loaded": "green",
     "ok": "green",
     "closed": "green",
+    "authenticated": "green",
+    "done": "green",
     "down": "red",
     "blocked": "red",
     "refused": "red",

@@ -42,8 +42,8 @@ def test_show() -> None:
     assert "from this node, which issues the identities of its cluster" in shown
     assert "post-quantum required of every peer" in shown
     assert "updates 4 taken, 0 rejected; roots of generation 3" in shown
-    assert any(line.startswith(f"root SHA-256 {'ab' * 32}, valid until ") for line in shown)
-    assert "join port open, 1 tokens not spent" in shown
+    assert f"root SHA-256 {'ab' * 32}" in shown
+    assert "join port open; tokens not spent: 1" in shown
     peers = [line for line in shown if line.startswith(("n2 ", "n3 "))]
     assert peers[0].startswith(
         "n2 n1-n2.5c1e authenticated spiffe://dev.x0d.test/node/n2 X25519MLKEM768 yes 1 min 1 s "
@@ -205,7 +205,7 @@ def test_audit() -> None:
     whole, one = run(scene())
     rows = lines(whole)[1:]
     assert " spiffe://dev.x0d.test/node/n1 [fd00::9]:40000 Dataplane.AddDeny failed 1.2 " in rows[0]
-    assert ' uid 0 (root) here Dataplane.AddDeny done 1.2 {"prefixes": ["192.0.2.7"]} 1 entry 2 entries' in rows[1]
+    assert ' uid 0 (root) here Dataplane.AddDeny done 1.2 {"prefixes": ["192.0.2.7"]} 1 entry -> 2 entries' in rows[1]
     assert rows[:1] == lines(one)[1:]
 
 
