@@ -22,6 +22,7 @@ from lab.network import FaultStamp, Lab
 from lab.teller import Teller
 from lab.timeline import Event, Json
 from lab.traffic import INTERVAL_S, LOST_AFTER_S, Report, Stream
+from lab.trust import Trust
 
 SOURCE, TARGET = "n1", "n3"
 STREAM_S = 180.0  # the bound of the whole story
@@ -49,6 +50,7 @@ class Story:
     def tell(self) -> None:
         """Tell all of it."""
         self.start()
+        self.show_identities()
         duration_s, interval_s, lost_after_s = (s * self.slowness for s in (STREAM_S, INTERVAL_S, LOST_AFTER_S))
         with Stream(self.lab, SOURCE, TARGET, duration_s, interval_s=interval_s, lost_after_s=lost_after_s) as stream:
             path = self.show_path(stream)
@@ -68,6 +70,11 @@ class Story:
         identities.start_all(self.lab)
         took_s = control.wait_settled(self.lab, SETTLE_S * self.slowness)
         self.teller.held(f"all daemons run, all links are up, all routes are in the kernels after {took_s:.1f} s")
+
+    def show_identities(self) -> None:
+        """Show who is who, and that only who is known may speak."""
+        failed = Trust(self.lab, self.teller, self.slowness).tell(TARGET)
+        self.expect(not failed, "; ".join(failed))
 
     def show_path(self, stream: Stream) -> tuple[str, ...]:
         """Show the way that the traffic takes: more than one hop, and not the dear chord."""
