@@ -1,7 +1,8 @@
 """Mesh nodes with detectors on virtual time, joined by lossy, delayed links; all chance from one seed.
 
 Models: probes answered by a node's kernel though its daemon is dead, one-way cuts, loss, delay,
-reordering of datagrams.  Does not model: queues, rate limits, carrier events other than by `carrier`.
+reordering of datagrams.  Does not model: queues, rate limits, carrier events other than by `carrier`; seals and keys,
+which are no part of the cores (`sealed.py` runs the services with them).
 """
 
 import heapq
