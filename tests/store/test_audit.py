@@ -22,9 +22,9 @@ DAEMON = Path(__file__).parents[2] / "daemon"
 T = TypeVar("T")
 
 
-def record(number: int = 0, outcome: str = "begun") -> AuditRecord:
+def record(number: int = 0, outcome: str = "begun", who: str = "uid 0 (root)") -> AuditRecord:
     """Make a record that is told from others by its instant."""
-    return AuditRecord(0, number, "uid 0 (root)", "", "/x0d.v1.S/M", "{}", "", "", outcome, "", 0.0)
+    return AuditRecord(0, number, who, "", "/x0d.v1.S/M", "{}", "", "", outcome, "", 0.0)
 
 
 def with_file(path: Path, work: Callable[[AuditRecords], Awaitable[T]], **options: int) -> T:
@@ -57,6 +57,34 @@ def test_newest_are_kept(tmp_path: Path) -> None:
 
     assert list(range(25, 15, -1)) == with_file(path, fill, records_max=10)
     assert list(range(50, 45, -1)) == with_file(path, fill, records_max=5)
+
+
+def test_nobody_pushes_out_others(tmp_path: Path) -> None:
+    """A caller that calls without end loses its own oldest records, once it has more than half of all."""
+
+    async def work(records: AuditRecords) -> list[str]:
+        for number in range(8):
+            await records.insert(record(number, who="operator"))
+        for number in range(100):
+            await records.insert(record(number, who="peer"))
+        return [row.who for row in reversed(await records.latest(100))]
+
+    assert ["operator"] * 4 + ["peer"] * 6 == with_file(tmp_path / "knowledge.db", work, records_max=10)
+
+
+def test_room_in_a_full_table(tmp_path: Path) -> None:
+    """A full table is cut by a small part at a time, and the number of records never exceeds its bound."""
+
+    async def work(records: AuditRecords) -> list[int]:
+        counts = []
+        for number in range(700):
+            await records.insert(record(number, who=f"peer {number % 7}"))
+            if number >= 512:
+                counts.append(len(await records.latest(600)))
+        return counts
+
+    counts = with_file(tmp_path / "knowledge.db", work, records_max=512)
+    assert (511, 512) == (min(counts), max(counts))
 
 
 def test_insert_is_on_the_disk(tmp_path: Path) -> None:

@@ -40,6 +40,7 @@ MIGRATIONS = (
                 detail TEXT NOT NULL,
                 took_ms REAL NOT NULL
             ) STRICT""",
+            "CREATE INDEX audit_by_caller ON audit (who)",
         ),
     ),
 )
