@@ -165,6 +165,11 @@ def test_usages_are_told_apart() -> None:
     assert Reason.EXTENDED_KEY_USAGE == refusal_of(client_only, usage=Usage.SERVER)
 
 
+def with_odd_name(der: bytes) -> bytes:
+    """Break the UTF-8 of a certificate's names: one of the two libraries that read it does not mind."""
+    return der.replace(b"x0d tests", b"x0d\xfftests")
+
+
 def test_bytes_that_are_no_chain_are_refused() -> None:
     """No leaf, two leaves, text, corrupt DER, trailing bytes and more than 16 KiB are refusals, not exceptions."""
     good = MIDDLE.issue()
@@ -179,6 +184,8 @@ def test_bytes_that_are_no_chain_are_refused() -> None:
         (Reason.MALFORMED, corrupt, good.chain_pem),
         (Reason.MALFORMED, to_pem(good.leaf_der + b"\x05\x00"), good.chain_pem),
         (Reason.MALFORMED, good.leaf_pem, corrupt),
+        (Reason.MALFORMED, to_pem(with_odd_name(good.leaf_der)), good.chain_pem),
+        (Reason.MALFORMED, good.leaf_pem, to_pem(with_odd_name(MIDDLE.der))),
         (Reason.UNTRUSTED, good.leaf_pem, b""),
         (Reason.CHAIN_TOO_LONG, good.leaf_pem, good.chain_pem + b"\n" * 16_384),
     ]
@@ -270,7 +277,15 @@ def test_moving_a_certificate_between_leaf_and_chain_is_another_question() -> No
 
 @pytest.mark.parametrize(
     "der",
-    [b"no certificate", ROOT.der[:-1], ROOT.der + b"\0", ROOT.issue().leaf_der, CA(ca=None).der, CA(ca=False).der],
+    [
+        b"no certificate",
+        ROOT.der[:-1],
+        ROOT.der + b"\0",
+        with_odd_name(ROOT.der),
+        ROOT.issue().leaf_der,
+        CA(ca=None).der,
+        CA(ca=False).der,
+    ],
 )
 def test_bundles_admit_only_authorities(der: bytes) -> None:
     """Bytes that are no certificate, and certificates that are no CA's, make no bundle: a leaf there would vouch."""

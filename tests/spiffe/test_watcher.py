@@ -79,6 +79,15 @@ def federated(**bundles: bytes) -> Callable[[Lab], SvidUpdate]:
     return lambda lab: replace(lab.good(), federated=named)
 
 
+def odd(der: bytes) -> bytes:
+    """Break the UTF-8 of a certificate's names, which only one of the two libraries that read it minds."""
+    return der.replace(b"x0d tests", b"x0d\xfftests")
+
+
+def with_odd_name(issued: Issued) -> Issued:
+    return replace(issued, leaf_der=odd(issued.leaf_der))
+
+
 BAD_UPDATES: list[tuple[str, Callable[[Lab], SvidUpdate | bytes]]] = [
     (Reason.MALFORMED, lambda _: b"\xff\xff no message"),
     (Flaw.NO_SVID, lambda _: b""),
@@ -88,6 +97,8 @@ BAD_UPDATES: list[tuple[str, Callable[[Lab], SvidUpdate | bytes]]] = [
     (Reason.NO_CERTIFICATE, changed(certificates=b"")),
     (Reason.MALFORMED, lambda lab: changed(certificates=lab.root.issue().leaf_der[:-1])(lab)),
     (Reason.MALFORMED, lambda lab: changed(certificates=lab.root.issue().leaf_der + b"\0")(lab)),
+    (Reason.MALFORMED, leaf(lambda root: with_odd_name(root.issue()))),
+    (Flaw.BUNDLE, lambda lab: changed(bundle=lab.root.der + odd(FOREIGN.der))(lab)),
     (Reason.CHAIN_TOO_LONG, lambda lab: changed(certificates=lab.root.issue().leaf_der * 5)(lab)),
     (Flaw.NOT_OURS, changed(spiffe_id="spiffe://dev.x0d.test/node/n2")),
     (Flaw.NOT_OURS, changed(spiffe_id="spiffe://dev.x0d.test/node/n1\n")),

@@ -10,7 +10,7 @@ look.  The cache belongs to its ``Bundles``, which never change: an update of th
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -23,7 +23,7 @@ from x0d.errors import IdentityRefused, InvalidInput
 from x0d.identity.leaf import CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, RSA_BITS, check_leaf
 from x0d.identity.model import Reason, Usage
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
-from x0d.spiffe.certificate import facts_of, from_pem, key_word, load, to_pem
+from x0d.spiffe.certificate import facts_of, from_pem, key_word, load, to_openssl, to_pem
 
 AUTHORITIES_MAX: Final = 256
 """Of one trust domain."""
@@ -62,16 +62,12 @@ class Verified:
 class Bundles:
     """Authorities by trust domain, immutable; equal to others with the same certificates in whatever order."""
 
-    def __init__(self, parsed: Mapping[TrustDomain, Mapping[bytes, x509.Certificate]]) -> None:
+    def __init__(self, admitted: Mapping[TrustDomain, Sequence["_Authority"]]) -> None:
         """Take authorities that ``of`` has read."""
-        self._authorities = {domain: tuple(certificates) for domain, certificates in parsed.items()}
-        self._anchors = {
-            domain: tuple(crypto.X509.from_cryptography(certificate) for certificate in certificates.values())
-            for domain, certificates in parsed.items()
-        }
+        self._authorities = {domain: tuple(one.der for one in those) for domain, those in admitted.items()}
+        self._anchors = {domain: tuple(one.anchor for one in those) for domain, those in admitted.items()}
         self._last_after = {
-            domain: max((c.not_valid_after_utc.timestamp() for c in certificates.values()), default=0.0)
-            for domain, certificates in parsed.items()
+            domain: max((one.not_after_unix_s for one in those), default=0.0) for domain, those in admitted.items()
         }
         self._pem = {domain: b"".join(map(to_pem, ders)) for domain, ders in self._authorities.items()}
         self._all_pem = b"".join(map(to_pem, sorted({der for ders in self._authorities.values() for der in ders})))
@@ -84,7 +80,7 @@ class Bundles:
         Raises:
             InvalidInput: one does not parse, is no CA's certificate, or there are more than AUTHORITIES_MAX.
         """
-        return cls({domain: dict(_admit(domain, sorted(set(authorities[domain])))) for domain in sorted(authorities)})
+        return cls({domain: _admit(domain, sorted(set(authorities[domain]))) for domain in sorted(authorities)})
 
     @property
     def trust_domains(self) -> frozenset[TrustDomain]:
@@ -151,8 +147,8 @@ class Bundles:
         store.set_time(datetime.fromtimestamp(min(max(now_unix_s, 0.0), _TIME_MAX), UTC))
         context = crypto.X509StoreContext(
             store,
-            crypto.X509.from_cryptography(load(leaf)),
-            [crypto.X509.from_cryptography(_intermediate(der)) for der in intermediates],
+            to_openssl(load(leaf)),
+            [to_openssl(_intermediate(der)) for der in intermediates],
         )
         try:
             chain = [certificate.to_cryptography() for certificate in context.get_verified_chain()]
@@ -181,17 +177,27 @@ def _cache_key(leaf_pem: bytes, chain_pem: bytes, usage: Usage) -> bytes:
     return hashlib.sha256(b"".join((_PREFIXES[usage], len(leaf_pem).to_bytes(4), leaf_pem, chain_pem))).digest()
 
 
-def _admit(domain: TrustDomain, ders: Sequence[bytes]) -> Iterable[tuple[bytes, x509.Certificate]]:
+@dataclass(frozen=True, slots=True)
+class _Authority:
+    der: bytes
+    anchor: crypto.X509
+    not_after_unix_s: float
+
+
+def _admit(domain: TrustDomain, ders: Sequence[bytes]) -> tuple[_Authority, ...]:
     if len(ders) > AUTHORITIES_MAX:
         raise InvalidInput(f"the bundle of {domain} has {len(ders)} authorities: at most {AUTHORITIES_MAX}")
+    admitted = []
     for der in ders:
         try:
             certificate = load(der)
+            anchor = to_openssl(certificate)
         except IdentityRefused as refusal:
             raise InvalidInput(f"the bundle of {domain}: {refusal}") from refusal
         if not is_authority(certificate):
             raise InvalidInput(f"the bundle of {domain} holds a certificate that is no CA's")
-        yield der, certificate
+        admitted.append(_Authority(der, anchor, certificate.not_valid_after_utc.timestamp()))
+    return tuple(admitted)
 
 
 def is_authority(certificate: x509.Certificate) -> bool:

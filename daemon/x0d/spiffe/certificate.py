@@ -14,6 +14,7 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from OpenSSL import crypto
 
 from x0d.errors import IdentityRefused, InvalidInput
 from x0d.identity.leaf import LeafFacts
@@ -125,6 +126,18 @@ def load(der: bytes) -> x509.Certificate:
     except _UNREADABLE as failure:
         raise IdentityRefused(Reason.MALFORMED, f"a certificate does not parse: {str(failure)[:100]}") from failure
     return certificate
+
+
+def to_openssl(certificate: x509.Certificate) -> crypto.X509:
+    """Hand a certificate to OpenSSL, which reads names and keys more strictly than `cryptography` does.
+
+    Raises:
+        IdentityRefused: ``malformed``.
+    """
+    try:
+        return crypto.X509.from_cryptography(certificate)
+    except crypto.Error as failure:
+        raise IdentityRefused(Reason.MALFORMED, "a certificate does not parse: OpenSSL refuses it") from failure
 
 
 def facts_of(der: bytes) -> LeafFacts:
