@@ -1,7 +1,6 @@
 """Keys between the neighbours' daemons: agreed on, renewed, dropped; and what a mesh under them does."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
 from dataclasses import fields
 from ipaddress import ip_address
 
@@ -10,11 +9,12 @@ import pytest
 from fakes.clock import FakeClock, passes, run_virtual, until
 from fakes.peers import GROUP
 from service.nodes import TRUST_DOMAIN, FakeMesh, FakeNode, interface, message_of
+from service.pairs import play, state_of, unsealed
 from x0d.errors import Busy, DatagramRefused, IdentityRefused, InvalidInput, NotThere
 from x0d.identity.model import Proof, Usage
 from x0d.identity.seal import OVERHEAD, Refusal
 from x0d.identity.spiffe_id import node_id
-from x0d.mapek.events import LinkRecovered, LinkSymptom
+from x0d.mapek.events import LinkSymptom
 from x0d.mesh.codec import DATAGRAM_BYTES_MAX, Hello, decode
 from x0d.mesh.model import LinkState
 from x0d.ports import KeyOffer
@@ -23,31 +23,7 @@ from x0d.service.link import NeighbourEntry
 from x0d.service.peers_neighbour import ANSWERS_BURST, KEY_LIFE_S
 from x0d.v1 import identity_pb2
 
-Scenario = Callable[[FakeMesh, FakeNode, FakeNode], Awaitable[None]]
 HALF = KeyOffer(5, bytes(32))
-
-
-def play(scenario: Scenario, *, wait_in_step: bool = True) -> tuple[FakeNode, FakeNode]:
-    """Run a scenario on two nodes and the link between them."""
-    clock = FakeClock()
-    mesh = FakeMesh(clock, (("n1", "n2"),))
-    n1, n2 = mesh.nodes["n1"], mesh.nodes["n2"]
-
-    async def main() -> None:
-        async with n1.alive(), n2.alive():
-            if wait_in_step:
-                await until(mesh.in_step)
-                await passes(1)
-            await scenario(mesh, n1, n2)
-
-    run_virtual(clock, main())
-    return n1, n2
-
-
-def state_of(node: FakeNode) -> tuple[str, str]:
-    """State and reason of the node's only peer."""
-    (row,) = node.peers.rows()
-    return (row.state, row.reason)
 
 
 def asked(node: FakeNode, proof: Proof) -> bool:
@@ -57,11 +33,6 @@ def asked(node: FakeNode, proof: Proof) -> bool:
     except Busy:
         return False
     return True
-
-
-def unsealed(node: FakeNode) -> int:
-    """Datagrams that had no valid MAC, or were not new."""
-    return sum(node.mesh.refused[reason] for reason in Refusal)
 
 
 # ---- agreed ----
@@ -338,122 +309,6 @@ def test_only_a_neighbour_is_answered_and_only_so_often() -> None:
         before = unsealed(n1) + unsealed(n2)
         await passes(20)
         assert before == unsealed(n1) + unsealed(n2), "what an insider does to its own link ends with it"
-
-    play(scenario)
-
-
-# ---- trusted no more ----
-
-
-def test_wrong_neighbour_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """Who answers under another ID is refused: said with the link, in an alert that names a remedy, once in the log."""
-    clock = FakeClock()
-    mesh = FakeMesh(clock, (("n1", "n2"),))
-    n1, n2 = mesh.nodes["n1"], mesh.nodes["n2"]
-    right = n2.svids.spiffe_id
-    n2.svids.spiffe_id = node_id(TRUST_DOMAIN, "n3")
-
-    async def main() -> None:
-        async with n1.alive(), n2.alive():
-            await passes(30)
-            refused = "wrong_id: spiffe://x0d.test/node/n3 answers, spiffe://x0d.test/node/n2 was asked for"
-            assert ("refused", refused) == state_of(n1)
-            assert f"probes answered; n2 is refused: {refused}" == n1.unit("n2").reason
-            (text,) = n1.alerts.texts()
-            assert text.startswith("peer_identity n2: refused (wrong_id): ")
-            assert text.endswith("look at node.name there, and at which node [[mesh.neighbours]] names at this address")
-            assert 1 == capsys.readouterr().out.count("peer_refused")
-            assert not mesh.in_step()
-            n2.svids.spiffe_id = right
-            await until(mesh.in_step, 10)
-            assert ((), "probes answered") == (n1.alerts.names(), n1.unit("n2").reason)
-
-    run_virtual(clock, main())
-
-
-def test_distrust_ends_a_key_at_once() -> None:
-    """A root that leaves the bundle takes the keys with it that were agreed under it; its return brings new ones."""
-
-    async def scenario(mesh: FakeMesh, n1: FakeNode, n2: FakeNode) -> None:
-        late = n2.seal("n1", b"")
-        n1.svids.trust("root2")
-        await passes(0.001)
-        assert "refused" == state_of(n1)[0] or "waiting" == state_of(n1)[0]
-        with pytest.raises(DatagramRefused) as refused:
-            n1.peers.open(n1.key("n2"), late)
-        assert Refusal.NO_KEY == refused.value.reason
-        await until(lambda: n1.unit("n2").state is LinkState.CONTROL_GONE)
-        assert "n2 is refused: untrusted" in n1.unit("n2").reason
-        assert ("peer_identity n2",) == n1.alerts.names()
-        await passes(20)
-        assert "spiffe://x0d.test/node/n1 refuses this node" == state_of(n2)[1]
-        n1.svids.trust("root1", "root2")
-        await until(lambda: "authenticated" == state_of(n1)[0], 1.1)
-        await until(lambda: n1.unit("n2").state is LinkState.UP, 2)
-        assert () == n1.alerts.names()
-        await passes(1)
-        assert mesh.in_step()
-
-    n1, _ = play(scenario)
-    assert ["control_silent"] == [symptom.kind for symptom in n1.told(LinkSymptom)]
-    assert 1 == len(n1.told(LinkRecovered))
-
-
-def test_older_key_of_a_root_that_is_gone_is_dropped_too() -> None:
-    """Seals open under the newest few keys: one that was agreed with a forger is not kept because the last is good."""
-
-    async def scenario(mesh: FakeMesh, n1: FakeNode, n2: FakeNode) -> None:
-        n1.svids.trust("root1", "root2")
-        old = n2.seal("n1", b"")
-        n2.svids.trust("root1", "root2")
-        n2.svids.renew("root2")
-        await passes(0.5)
-        dials = len(n1.channel.dials)
-        n1.svids.trust("root2")
-        n1.svids.renew("root2")
-        await passes(0.001)
-        with pytest.raises(DatagramRefused):
-            n1.peers.open(n1.key("n2"), old)
-        await passes(1.5)
-        assert dials < len(n1.channel.dials)
-        assert mesh.in_step()
-        assert (("authenticated", ""), ("authenticated", "")) == (state_of(n1), state_of(n2))
-
-    n1, n2 = play(scenario)
-    assert [] == n1.told(LinkSymptom) + n2.told(LinkSymptom)
-
-
-def test_jump_of_the_wall_clock_holds_for_one_look() -> None:
-    """A clock that is years ahead for a moment makes certificates expire for that moment; no key is lost by it."""
-
-    async def scenario(_: FakeMesh, n1: FakeNode, __: FakeNode) -> None:
-        n1.svids.ahead_s = 1e9
-        await until(lambda: "authenticated" != state_of(n1)[0], 1.001)
-        assert "n2 is not listened to: expired" in n1.unit("n2").reason or "n2 is refused" in n1.unit("n2").reason
-        n1.svids.ahead_s = 0.0
-        await until(lambda: "authenticated" == state_of(n1)[0], 1.001)
-        await passes(6)
-        assert (("authenticated", ""), ()) == (state_of(n1), n1.alerts.names())
-
-    n1, n2 = play(scenario)
-    assert [] == n1.told(LinkSymptom) + n2.told(LinkSymptom)
-
-
-def test_nobody_is_dialled_with_an_expired_svid_or_with_none() -> None:
-    """Without a valid SVID of its own a node dials nobody; with one again it does so at once."""
-
-    async def scenario(_: FakeMesh, n1: FakeNode, n2: FakeNode) -> None:
-        for bad in (n1.clock.unix_ms() / 1e3 - 1, 0.0):
-            n1.svids.not_after_unix_s = bad
-            await passes(1.1)
-            dials = len(n1.channel.dials)
-            n2.svids.trust("root1")
-            n1.mesh.receive(n1.key("n2"), bytes(64))
-            await passes(10)
-            assert dials == len(n1.channel.dials)
-            n1.svids.renew()
-            await until(lambda: dials < len(n1.channel.dials), 0.01)  # noqa: B023 - awaited here
-            await until(lambda: "authenticated" == state_of(n1)[0] == state_of(n2)[0], 10)
 
     play(scenario)
 
