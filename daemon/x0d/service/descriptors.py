@@ -116,9 +116,9 @@ class DescriptorService:
         """Read what an earlier life has kept.  Raises StorageFailed."""
         await self._kept.load()
 
-    async def rows(self) -> Sequence[Descriptor]:
-        """What is kept, for people: ours first.  Raises StorageFailed."""
-        return await self._kept.rows()
+    def rows(self) -> Sequence[Descriptor]:
+        """What is kept, for people: ours first."""
+        return self._kept.rows()
 
     # ---- signing ----
 

@@ -4,7 +4,8 @@ What is cheap to find out is found out first: size and structure, whose it is, w
 can be.  Only then it costs something: a verification from the budget of whoever gave it, and one from that of all
 sources together.  Most of one core-second buys 1,000 verifications, so 50 a second bound what strangers can cost.
 
-In memory is the newest of each node, which is what is passed on; the earlier ones are on the disk, for third parties.
+The newest of each node is what is passed on.  Earlier ones, for third parties, are on the disk, and in memory as many
+as go into one answer to people.
 """
 
 import asyncio
@@ -49,7 +50,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class _Newest:
+class _Held:
     claim: Claim
     kept: KeptDescriptor
 
@@ -78,7 +79,8 @@ class KeptDescriptors:
         self._counted = counted.descriptors_verified
         self._alerts = alerts
         self._nodes_max = nodes_max
-        self._newest: dict[SpiffeId, _Newest] = {}
+        self._newest: dict[SpiffeId, _Held] = {}
+        self._earlier: list[_Held] = []  # the newest first
         self._all = Budget(ALL_PER_S, ALL_BURST)
         self._sources = Budgets(SOURCE_PER_S, SOURCE_BURST)
         self._told = Budget(TOLD_PER_S, TOLD_BURST)
@@ -88,10 +90,15 @@ class KeptDescriptors:
 
     async def load(self) -> None:
         """Read what an earlier life has kept; those of another trust domain stay on the disk.  Raises StorageFailed."""
-        for kept in await self._store.newest():
-            claim = SignedDescriptor.decode(kept.raw).claim
-            if claim.spiffe_id.trust_domain == self._own_id.trust_domain and len(self._newest) < self._nodes_max:
-                self._newest[claim.spiffe_id] = _Newest(claim, kept)
+        for held in map(_held, await self._store.newest()):
+            if held.claim.spiffe_id.trust_domain == self._own_id.trust_domain and len(self._newest) < self._nodes_max:
+                self._newest[held.claim.spiffe_id] = held
+        latest = map(_held, await self._store.latest(LISTED_BYTES_MAX))
+        self._earlier = [held for held in latest if self._is_earlier(held)]
+
+    def _is_earlier(self, held: _Held) -> bool:
+        newest = self._newest.get(held.claim.spiffe_id)
+        return newest is not None and newest.kept.digest != held.kept.digest
 
     # ---- taking ----
 
@@ -145,11 +152,25 @@ class KeptDescriptors:
             self._alerts.raise_alert(STORE_ALERT, f"descriptors of nodes could not be kept: {error}")
             return Verdict.NOT_STORED
         self._alerts.clear(STORE_ALERT)
-        if given_up is not None:
-            del self._newest[given_up]
-        self._newest[claim.spiffe_id] = _Newest(claim, kept)
+        self._remember(_Held(claim, kept), given_up)
         log.info(telemetry.DESCRIPTOR_KEPT, spiffe_id=kept.spiffe_id, received_from=kept.received_from)
         return Verdict.OK
+
+    def _remember(self, held: _Held, given_up: SpiffeId | None) -> None:
+        """Put it in place of the newest of its node, which becomes the first of the earlier ones."""
+        node = held.claim.spiffe_id
+        before = self._newest.get(node)
+        self._newest[node] = held
+        if before is not None:
+            self._earlier = sorted([before, *self._earlier], key=_by_age)
+            of_node = [earlier for earlier in self._earlier if earlier.claim.spiffe_id == node]
+            for surplus in of_node[KEPT_PER_NODE - 1 :]:
+                self._earlier.remove(surplus)
+            fitting = batch_of((earlier.kept.raw for earlier in self._earlier), LISTED_BYTES_MAX, len(self._earlier))
+            del self._earlier[len(fitting) :]
+        if given_up is not None:
+            del self._newest[given_up]
+            self._earlier = [earlier for earlier in self._earlier if earlier.claim.spiffe_id != given_up]
 
     def _refused(self, verdict: Verdict, source: SpiffeId, detail: str) -> Verdict:
         if verdict not in _ORDINARY and self._told.take(self._clock.monotonic_ns() / 1e9):
@@ -180,6 +201,7 @@ class KeptDescriptors:
         async with self._one:
             await self._store.forget(str(self._own_id))
             self._newest.pop(self._own_id, None)
+            self._earlier = [earlier for earlier in self._earlier if earlier.claim.spiffe_id != self._own_id]
 
     # ---- giving ----
 
@@ -190,12 +212,12 @@ class KeptDescriptors:
     def lacking(self, held: Iterable[bytes]) -> list[bytes]:
         """Those that whoever holds these hashes has not, the newest first, as many as go into one message."""
         known = set(held)
-        lacking = [newest.kept for newest in self._newest.values() if newest.kept.digest not in known]
-        return batch_of(kept.raw for kept in sorted(lacking, key=lambda kept: -kept.signed_at_unix_ms))
+        lacking = [newest for newest in self._newest.values() if newest.kept.digest not in known]
+        return batch_of(held.kept.raw for held in sorted(lacking, key=_by_age))
 
     def wanted(self, held: Iterable[bytes]) -> list[bytes]:
-        """Hashes among these that we have not."""
-        ours = {newest.kept.digest for newest in self._newest.values()}
+        """Hashes among these that we have not, nor had."""
+        ours = {held.kept.digest for held in (*self._newest.values(), *self._earlier)}
         return [digest for digest in dict.fromkeys(held) if digest not in ours]
 
     def of_hashes(self, wanted: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -206,14 +228,25 @@ class KeptDescriptors:
 
     # ---- out ----
 
-    async def rows(self) -> Sequence[Descriptor]:
-        """Ours first, then the newest ones, as many as go into an answer.  Raises StorageFailed."""
-        latest = await self._store.latest(LISTED_BYTES_MAX)
-        return [_row(kept) for kept in sorted(latest, key=lambda kept: kept.spiffe_id != str(self._own_id))]
+    def rows(self) -> Sequence[Descriptor]:
+        """Ours first, then the newest of each node, then earlier ones; as many as go into an answer."""
+        newest = sorted(self._newest.values(), key=lambda held: (held.claim.spiffe_id != self._own_id, _by_age(held)))
+        every = [*newest, *self._earlier]
+        return [
+            _row(held) for held in every[: len(batch_of((e.kept.raw for e in every), LISTED_BYTES_MAX, len(every)))]
+        ]
 
 
-def _row(kept: KeptDescriptor) -> Descriptor:
-    claim = SignedDescriptor.decode(kept.raw).claim
+def _held(kept: KeptDescriptor) -> _Held:
+    return _Held(SignedDescriptor.decode(kept.raw).claim, kept)
+
+
+def _by_age(held: _Held) -> int:
+    return -held.claim.signed_at_unix_ms
+
+
+def _row(held: _Held) -> Descriptor:
+    claim, kept = held.claim, held.kept
     return Descriptor(
         spiffe_id=kept.spiffe_id,
         address=str(claim.address),

@@ -36,15 +36,16 @@ SELECT_NEWEST: Final = (
     " FROM descriptors WHERE spiffe_id = newest.spiffe_id) ORDER BY spiffe_id"
 )
 SELECT_KEYS: Final = (
-    "SELECT spiffe_id, signed_at_unix_ms, length(raw) FROM descriptors ORDER BY signed_at_unix_ms DESC, spiffe_id"
+    "SELECT CAST(spiffe_id AS BLOB), signed_at_unix_ms, length(raw) FROM descriptors"
+    " ORDER BY signed_at_unix_ms DESC, spiffe_id"
 )
-SELECT_ONE: Final = f"SELECT {COLUMNS} FROM descriptors WHERE spiffe_id = ?2 AND signed_at_unix_ms = ?3"  # noqa: S608
+SELECT_ONE: Final = f"SELECT {COLUMNS} FROM descriptors WHERE spiffe_id = CAST(?2 AS TEXT) AND signed_at_unix_ms = ?3"  # noqa: S608
 FORGET_OLD: Final = (
     "DELETE FROM descriptors WHERE spiffe_id = ?1 AND signed_at_unix_ms NOT IN (SELECT signed_at_unix_ms"
     " FROM descriptors WHERE spiffe_id = ?1 ORDER BY signed_at_unix_ms DESC LIMIT ?2)"
 )
 
-_Row = tuple[bytes, int, bytes, bytes]
+_Row = tuple[bytes, int, bytes, bytes | None]
 
 
 class DescriptorDatabase:
@@ -110,21 +111,16 @@ class DescriptorDatabase:
 
 def _latest(connection: sqlite3.Connection, bytes_max: int) -> Iterator[_Row]:
     """Read the order first and the bytes one by one: a sort would hold all of them."""
-    connection.text_factory = bytes
-    try:
-        keys = connection.execute(SELECT_KEYS).fetchall()
-    finally:
-        connection.text_factory = str
-    for spiffe_id, signed_at_unix_ms, size in keys:
+    for spiffe_id, signed_at_unix_ms, size in connection.execute(SELECT_KEYS).fetchall():
         bytes_max -= size
         if bytes_max < 0:
             return
         yield from connection.execute(SELECT_ONE, (DESCRIPTOR_BYTES_MAX + 1, spiffe_id, signed_at_unix_ms))
 
 
-def _read(spiffe_id: bytes, signed_at_unix_ms: int, received_from: bytes, raw: bytes) -> KeptDescriptor:
+def _read(spiffe_id: bytes, signed_at_unix_ms: int, received_from: bytes, raw: bytes | None) -> KeptDescriptor:
     """Read one row.  Raises InvalidInput or UnicodeDecodeError."""
-    descriptor = SignedDescriptor.decode(raw)
+    descriptor = SignedDescriptor.decode(raw or b"")  # SQLite's substr makes NULL of no bytes
     claim = descriptor.claim
     if (str(claim.spiffe_id).encode(), claim.signed_at_unix_ms) != (spiffe_id, signed_at_unix_ms):
         raise InvalidInput("a row under another node or instant than its descriptor's")
