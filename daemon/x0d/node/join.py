@@ -15,12 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from x0d.config import Config
-from x0d.errors import InvalidInput, StorageFailed, TokenRefused
+from x0d.errors import InvalidInput, PeerUnreachable, StorageFailed, TokenRefused
 from x0d.identity.token import JoinToken
 from x0d.spiffe import joined as joined_identity
 from x0d.spiffe.joined import KeyRequest
 from x0d.store.lock import LOCK_NAME, StateLock
 from x0d.transport.join_client import join
+
+UNREACHED = (
+    "the issuer's join port is open only while a token is: if this one is spent, make another on the issuer with "
+    "x0ctl identity token; else look at the way there (--address says what the token names)"
+)
 
 
 def run(config: Config, token_text: str, unix_s: Callable[[], float] = time.time) -> str:
@@ -40,7 +45,11 @@ def run(config: Config, token_text: str, unix_s: Callable[[], float] = time.time
             raise InvalidInput(f"{text}, and the configuration says {config.spiffe_id}; move it away to become that")
         request = KeyRequest.make()
         with tempfile.TemporaryDirectory(prefix="x0d-join-") as private:
-            admission = asyncio.run(join(token, request.csr_der, interfaces_of(config, token), Path(private), unix_s))
+            asked = join(token, request.csr_der, interfaces_of(config, token), Path(private), unix_s)
+            try:
+                admission = asyncio.run(asked)
+            except PeerUnreachable as error:
+                raise PeerUnreachable(f"{error}; {UNREACHED}") from error
         taken = joined_identity.take(config.spiffe_id, request.key, admission, unix_s())
         joined_identity.save(directory, taken)
     end = datetime.fromtimestamp(taken.svid.not_after_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
