@@ -111,6 +111,7 @@ async def issuer_world(
     root_ttl_s: int = 86_400 * 365,
     svid_ttl_s: int = 86_400,
     federated: Mapping[TrustDomain, tuple[bytes, ...]] | None = None,
+    join_port: int = 0,
 ) -> AsyncIterator[World]:
     """Start an issuer on what ``directory`` holds, and stop it at the end."""
     clock = clock or MovedClock()
@@ -122,7 +123,7 @@ async def issuer_world(
     counted = telemetry.Telemetry()
     listener = JoinServer(
         address="127.0.0.1",
-        port=0,
+        port=join_port,
         authority=authority,
         counted=counted,
         handshake_timeout_ms=2000,
