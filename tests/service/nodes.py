@@ -109,19 +109,7 @@ class FakeNode:
             clock=self.clock,
             alerts=self.alerts,
         )
-        rng = random.Random(self.session)
-        self.channel = FakePeerChannel(self.network, self.svids, self._reaches)
-        self.peers = PeerService(
-            own_id=self.svids.spiffe_id,
-            boot_id=rng.randrange(1, 2**64),
-            peer_port=PEER_PORT,
-            source=self.svids,
-            channel=self.channel,
-            clock=self.clock,
-            alerts=self.alerts,
-            rng=rng,
-            nonce=lambda: rng.randbytes(32),
-        )
+        self._make_peers()
         self.mesh = MeshService(core=core, fib=self.fib, peers=self.peers, clock=self.clock, alerts=self.alerts)
         executor = Executor(self.table, self.mesh, self.clock, self.counted)
         self.loop = Loop(self.name, mode, 1000, 5 * 10**9)
@@ -162,6 +150,21 @@ class FakeNode:
         )
         names = dict.fromkeys(entry.interface for entry in self.entries)
         self.interfaces = InterfaceService(names, self.source, self.plane, self.clock, self.links)
+
+    def _make_peers(self) -> None:
+        rng = random.Random(self.session)
+        self.channel = FakePeerChannel(self.network, self.svids, self._reaches)
+        self.peers = PeerService(
+            own_id=self.svids.spiffe_id,
+            boot_id=rng.randrange(1, 2**64),
+            peer_port=PEER_PORT,
+            source=self.svids,
+            channel=self.channel,
+            clock=self.clock,
+            alerts=self.alerts,
+            rng=rng,
+            nonce=lambda: rng.randbytes(32),
+        )
 
     def _new_session(self) -> None:
         """Probe under another session; XDP begins its record of a link anew at the first reply, here at once."""

@@ -87,7 +87,9 @@ def test_agreement_answers_the_hints_before_it(seed: int) -> None:
     neighbour.heard(100.2)
     assert neighbour.due_s() > 103
     neighbour.hint()
-    assert 100.1 + HINT_PAUSE_S == neighbour.due_s()
+    assert 100.2 + HINT_PAUSE_S == neighbour.due_s()
+    neighbour.heard(101.1)
+    assert 101.1 + HINT_PAUSE_S == neighbour.due_s(), "whoever gives hints, it is not the neighbour"
 
 
 def test_silent_neighbour_is_given_a_new_key_more_and_more_seldom(seed: int) -> None:

@@ -3,9 +3,10 @@
 Pure: time and chance are arguments.  A key is *wanted* when there is none that may be used, when our SVID was renewed,
 when the key has grown old or has sealed much, or when a neighbour that should be heard is silent.  Who wants one dials
 at once; a failure puts the next try off by 0.2 s, then twice as long each time up to 5 s, each with some chance.  A
-*hint*, such as a datagram under a boot id that is not known, cuts that short, but at most one dial a second: whoever
-sends them.  An agreement answers every hint that came before it; one that the neighbour has dialled for ends our own
-wish for a key only once something is heard, since its answer may have been lost.
+*hint*, such as a datagram under a boot id that is not known, cuts that short, but to one dial a second at most, whoever
+sends them, and to none while the neighbour is heard, so that strangers cost nothing then.  An agreement answers every
+hint that came before it; one that the neighbour has dialled for ends our own wish for a key only once something is
+heard, since its answer may have been lost.
 """
 
 import random
@@ -26,7 +27,7 @@ RETRY_S, RETRY_MAX_S = 0.2, 5.0
 JITTER: Final = 0.25
 """Of every pause: so much shorter or longer, by chance, so that two ends do not dial in step for ever."""
 HINT_PAUSE_S: Final = 1.0
-"""Between two dials, however many hints come."""
+"""Between two dials, however many hints come; and since the neighbour was heard: while it is, they are strangers'."""
 KEY_LIFE_S: Final = 3600.0
 """At most; at one end it ends earlier than at the other, by chance, so that one of them dials."""
 KEY_DATAGRAMS_MAX: Final = 2**40
@@ -119,7 +120,7 @@ class Neighbour:
         self._wanted = True
 
     def hint(self) -> bool:
-        """Agree on a new key now, or a second after the last dial; False: that was so already."""
+        """Agree on a new key a second after the last dial and the last word; False: that was so already."""
         is_news, self._hinted = not self._hinted, True
         return is_news
 
@@ -132,7 +133,8 @@ class Neighbour:
         """When to dial; infinity: not before something happens."""
         if self.is_dialling or not self.links:
             return float("inf")
-        hint_s = max(self._dialled_at_s, self.agreed_at_s) + HINT_PAUSE_S if self._hinted else float("inf")
+        last_s = max(self._dialled_at_s, self.agreed_at_s, self.heard_at_s)
+        hint_s = last_s + HINT_PAUSE_S if self._hinted else float("inf")
         if self._wanted or not self.usable:
             return min(hint_s, self._retry_at_s)
         silent_s = max(self.agreed_at_s, self.heard_at_s) + self._silent_s
