@@ -1,0 +1,96 @@
+"""Bindings of unix users and groups to roles, called for real by another uid."""
+
+import asyncio
+import os
+import shutil
+import sys
+
+import pytest
+from grpc import StatusCode
+
+from fakes.control import DAEMON, STRANGER_GID, VIEWER_GID, Lab, as_other, run, running, until
+from x0d.identity.roles import Binding, Role
+
+pytestmark = [
+    pytest.mark.kernel,
+    pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv (util-linux)"),
+]
+
+CALL = """
+import sys, grpc
+channel = grpc.insecure_channel(sys.argv[1])
+call = channel.unary_stream(sys.argv[2])(b"", timeout=20)
+try:
+    for _ in call:
+        pass
+except grpc.RpcError:
+    pass
+print(call.code().name, call.details())
+"""
+"""Calls one method, reads it to its end, and prints how that was."""
+RELOAD = "/x0d.v1.NodeService/Reload"
+WATCH = "/x0d.v1.IncidentService/WatchIncidents"
+
+
+async def called(lab: Lab, method: str, gid: int = STRANGER_GID, extra: tuple[int, ...] = ()) -> tuple[str, str]:
+    """Status and details of a call by uid 65534 with these groups."""
+    process = await asyncio.create_subprocess_exec(
+        *(*as_other(gid, extra), sys.executable, "-c", CALL, lab.endpoint, method),
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(DAEMON)},
+    )
+    out, _ = await process.communicate()
+    status, _, details = out.decode().strip().partition(" ")
+    return status, details
+
+
+@pytest.mark.parametrize(
+    ("binding", "gid", "extra"),
+    [
+        (Binding(Role.OPERATOR, user="nobody"), STRANGER_GID, ()),
+        (Binding(Role.OPERATOR, group="daemon"), 1, ()),
+        (Binding(Role.ADMIN, group="daemon"), STRANGER_GID, (1,)),
+    ],
+    ids=["user", "primary group", "supplementary group"],
+)
+def test_bound(binding: Binding, gid: int, extra: tuple[int, ...]) -> None:
+    """Who is bound to a role may do what it allows, and is named in the record."""
+
+    async def scene() -> None:
+        async with running(bindings=[binding]) as lab:
+            assert StatusCode.OK.name == (await called(lab, RELOAD, gid, extra))[0]
+            assert ["uid 65534 (nobody)"] == [record.who for record in lab.auditor.records]
+
+    run(scene())
+
+
+def test_not_bound() -> None:
+    """A viewer is told which role is missing, a stranger that there is none; neither leaves a record."""
+
+    async def scene() -> None:
+        async with running(bindings=[Binding(Role.OPERATOR, user="daemon")]) as lab:
+            denied = StatusCode.PERMISSION_DENIED.name
+            text = f"uid 65534 (nobody) may not call {RELOAD}: it needs the role operator or admin"
+            assert (denied, text) == await called(lab, RELOAD, VIEWER_GID)
+            text = "uid 65534 (nobody) has no role here: be root or a member of group nogroup"
+            assert (denied, text) == await called(lab, RELOAD)
+            assert [] == lab.auditor.records
+            assert 0 == lab.node.reloads
+
+    run(scene())
+
+
+def test_new_bindings_hold_at_once() -> None:
+    """Bindings that are taken away end the streams they had allowed, and refuse the next call."""
+
+    async def scene() -> None:
+        async with running(bindings=[Binding(Role.VIEWER, user="nobody")]) as lab:
+            watching = asyncio.create_task(called(lab, WATCH))
+            await until(lambda: lab.incidents.subscribers)
+            lab.server.set_bindings([])
+            async with asyncio.timeout(5):
+                assert (StatusCode.PERMISSION_DENIED.name, "not permitted") == await watching
+            assert not lab.incidents.subscribers
+            assert StatusCode.PERMISSION_DENIED.name == (await called(lab, WATCH))[0]
+
+    run(scene())
