@@ -28,6 +28,9 @@ CONFIG = f"""
 name = "n1"
 address = "10.255.0.1/32"
 bpffs_dir = "/run/x0d-bpf"
+production = false
+[identity]
+issuer = true
 [[mesh.neighbours]]
 node = "n2"
 interface = "{INTERFACE}"

@@ -14,6 +14,7 @@ FILE = """
 [node]
 name = "n1"
 address = "10.255.0.1/32"
+production = false
 [mesh]
 probe_interval_ms = 20
 [[mesh.neighbours]]

@@ -332,18 +332,21 @@ def test_pinned_root_is_enough_to_join(loop: str) -> None:
 
 
 @both_loops
-@pytest.mark.parametrize("case", ["wrong root", "wrong ID", "no root", "root of others", "expired", "root as leaf"])
+@pytest.mark.parametrize(
+    "case", ["wrong root", "wrong ID", "no root", "root of others", "root that is no CA", "expired", "root as leaf"]
+)
 def test_pinned_root_refuses(loop: str, case: str) -> None:
     """Another root, a missing one, somebody else's leaf beside the right root: none of it joins."""
-    ca, stranger = own_ca(), new_ca()
+    ca, stranger, bare = own_ca(), new_ca(), CA(DOMAIN, start_unix_s=own_ca().start_unix_s, ca=False)
     servers: dict[str, tuple[Issued, Sequence[bytes], str]] = {
         "wrong root": (stranger.issue(ISSUER_ID), (stranger.der,), "untrusted"),
         "wrong ID": (ca.issue(PEER_ID), (ca.der,), "wrong_id"),
         "no root": (ca.issue(ISSUER_ID), (), "untrusted"),
         "root of others": (stranger.issue(ISSUER_ID), (stranger.der, ca.der), "untrusted"),
+        "root that is no CA": (bare.issue(ISSUER_ID), (bare.der,), "untrusted"),
         "expired": (ca.issue(ISSUER_ID, not_before_s=-HOUR_S, ttl_s=-1), (ca.der,), "expired"),
         "root as leaf": (Issued(ca.der, (), ca.key), (ca.der,), "bad_spiffe_id"),
     }
     issued, also, reason = servers[case]
-    expect = ExpectPinnedRoot(pin_of(ca), SpiffeId.parse(ISSUER_ID))
+    expect = ExpectPinnedRoot(pin_of(bare if case == "root that is no CA" else ca), SpiffeId.parse(ISSUER_ID))
     refused(run_on(loop, attempt(expect, tls_context(issued, also=also))), reason)

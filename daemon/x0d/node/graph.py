@@ -84,6 +84,7 @@ class Graph:
             log.info(telemetry.KNOWLEDGE_MIGRATED, from_version=report.migrated_from, to_version=report.schema_version)
         self.audit_records = AuditRecords(self._knowledge.database)
         self.audit = Audit(self.audit_records, self._clock, self._alerts, self._counted)
+        stack.push_async_callback(self.audit.settle)
         self._generations = await self._knowledge.generations()
         self._loop = Loop(
             self._config.node.name,
