@@ -4,7 +4,8 @@
 ``stop`` and ``start`` take it away and bring it back on the same path.  ``update_of`` makes good updates from a
 fixture CA, and hands the SVID through ``mangle``.
 
-``tests/contract/test_workload_api.py`` holds it and our own server to one contract.  Not modelled: attestation, rotation by itself, FetchX509Bundles, JWT-SVIDs, CRLs.
+``tests/contract/test_workload_api.py`` holds it and our own server to one contract.  Not modelled: attestation,
+rotation by itself, FetchX509Bundles, JWT-SVIDs, CRLs.
 """
 
 import asyncio

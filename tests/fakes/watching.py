@@ -77,9 +77,14 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def run(loop: str, scene: Coroutine[Any, Any, Result]) -> Result:
-    """Run a scene on one of LOOPS."""
+    """Run a scene on one of LOOPS; one that hangs fails."""
+
+    async def bounded() -> Result:
+        async with asyncio.timeout(2 * PATIENCE_S):
+            return await scene
+
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        return runner.run(scene)
+        return runner.run(bounded())
 
 
 @asynccontextmanager
