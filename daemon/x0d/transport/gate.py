@@ -169,7 +169,7 @@ class Gate(aio.ServerInterceptor):
         self._streams = OpenStreams() if streams is None else streams
         self._explain = explain
         self.auditor = auditor
-        self.step: str | None = "control socket"
+        self.step: str | None = "first steps"
 
     async def intercept_service(
         self,

@@ -74,19 +74,14 @@ class TlsServer:
 
         Args:
             name: ``control`` answers health and reflection too.
-            address: ``::`` is every address, IPv4 too.
-            port: of TCP; 0: any, see ``bound_port``.
+            port: 0: any, see ``bound_port``.
             source: our SVID and whom to trust, always the newest.
             judge: looks again at what a peer has shown (``ports.SvidSource.judge``).
-            bindings: which ID holds which role.
-            servicers: what it answers.
-            counted: where handshakes and refusals are counted.
             auditor: None: set later, until then calls that change something are refused.
             require_pq: refuse callers whose key exchange is not post-quantum.
             dev_allowed: take identities of development, thus not in production.
             connections_max: more are closed at once.
             handshake_timeout_ms: a connection whose handshake is not done by then is closed.
-            unix_s: the wall clock.
             on_refusal: told reason and detail of every refusal, on the event loop.
         """
         self._name = name
