@@ -1,9 +1,11 @@
 """Servers that are not who was asked for: the connector refuses each, names why, and their application sees no byte."""
 
 import hashlib
+import random
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -33,10 +35,13 @@ from fakes.tls_peer import (
     tls_context,
     until,
 )
+from x0d.errors import IdentityRefused
 from x0d.identity.spiffe_id import SpiffeId
+from x0d.spiffe.certificate import from_pem
 from x0d.spiffe.snapshot import Snapshot
 from x0d.transport import connector_dial
 from x0d.transport.connector import Expect, ExpectId, ExpectPinnedRoot
+from x0d.transport.connector_tls import Contexts
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 METHOD = "/x0d.v1.PeerService/AgreeKey"
@@ -350,3 +355,25 @@ def test_pinned_root_refuses(loop: str, case: str) -> None:
     issued, also, reason = servers[case]
     expect = ExpectPinnedRoot(pin_of(bare if case == "root that is no CA" else ca), SpiffeId.parse(ISSUER_ID))
     refused(run_on(loop, attempt(expect, tls_context(issued, also=also))), reason)
+
+
+@pytest.mark.filterwarnings("ignore:Parsed a serial number")
+def test_any_bytes_of_a_chain_are_judged(seed: int) -> None:
+    """A chain with a few bytes changed anywhere proves the expected ID or is refused; nothing is thrown."""
+    rng = random.Random(seed)
+    ca = own_ca()
+    leaf = ca.issue(ISSUER_ID)
+    contexts = Contexts(ExpectPinnedRoot(pin_of(ca), SpiffeId.parse(ISSUER_ID)), time.time)
+    refusals = 0
+    for _ in range(600):
+        chain = [bytearray(leaf.leaf_der), bytearray(ca.der)]
+        for _ in range(rng.choice((1, 1, 2, 5))):
+            certificate = rng.choice(chain)
+            certificate[rng.randrange(len(certificate))] = rng.randrange(256)
+        try:
+            proof = contexts._prove(tuple(map(bytes, chain)), "X25519MLKEM768")
+        except IdentityRefused:
+            refusals += 1
+        else:
+            assert (ISSUER_ID, leaf.leaf_der) == (str(proof.spiffe_id), from_pem(proof.leaf_pem)[0])
+    assert refusals > 300

@@ -38,7 +38,7 @@ from x0d.transport.connector import Connector, ExpectId
 
 both_loops = pytest.mark.parametrize("loop", LOOPS)
 ROTATIONS = 20
-FLOOD_BYTES = 64 << 20
+FLOOD_BYTES = 48 << 20
 HELD_BYTES_MAX = 24 << 20
 """What the kernel's socket buffers may take of a flood, and far more than the connector's own slices."""
 

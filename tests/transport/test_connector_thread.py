@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+import structlog
 
 from fakes import agent as fake_agent
 from fakes.authority import CA
@@ -79,8 +80,11 @@ def test_no_workload_api_is_told_before_any_dial(tmp_path: Path) -> None:
     assert [] == [thread for thread in threading.enumerate() if thread.name == "connector"]
 
 
-def test_long_channel_takes_rotated_identities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A channel that stays open subscribes to the Workload API, and shows the new SVID to the next connection."""
+def test_long_channel_takes_rotated_identities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A channel that stays open shows the new SVID to the next connection, and the program's output stays its own."""
+    structlog.reset_defaults()
     monkeypatch.setattr(connector_module, "WATCH_AFTER_S", 0.0)
     ca = new_ca()
 
@@ -107,4 +111,8 @@ def test_long_channel_takes_rotated_identities(tmp_path: Path, monkeypatch: pyte
             await program
             assert 2 == len(service.clients)
 
-    asyncio.run(scene())
+    try:
+        asyncio.run(scene())
+    finally:
+        structlog.reset_defaults()
+    assert "" == capsys.readouterr().out

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import grpc
+import structlog
 
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 from x0d.spiffe.fetch import fetch_once
@@ -120,6 +121,8 @@ class _Renewed:
     async def watch(self) -> None:
         """Subscribe to the Workload API, once the channel has lived longer than most commands do."""
         await asyncio.sleep(WATCH_AFTER_S)
+        if not structlog.is_configured():  # a command that keeps no log wants no events between its lines
+            structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
         await self._watcher.run()
 
 

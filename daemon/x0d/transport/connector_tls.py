@@ -28,7 +28,7 @@ from x0d.identity.leaf import CHAIN_BYTES_MAX, CHAIN_CERTIFICATES_MAX, check_lea
 from x0d.identity.model import MLKEM, Proof, Reason, Usage
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 from x0d.spiffe.bundles import Bundles
-from x0d.spiffe.certificate import facts_of, to_pem
+from x0d.spiffe.certificate import facts_of, load, to_pem
 from x0d.spiffe.snapshot import Snapshot, SnapshotSource, Svid
 
 ALPN: Final = b"h2"
@@ -275,8 +275,7 @@ def _is_root(der: bytes, root_sha256: bytes) -> bool:
     Nothing else of it is asked: what counts is that the leaf was signed with that key, which the chain shows.
     """
     try:
-        certificate = x509.load_der_x509_certificate(der)
-        key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except (ValueError, UnsupportedAlgorithm):
+        key = load(der).public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (IdentityRefused, ValueError, UnsupportedAlgorithm):
         return False
     return hashlib.sha256(key).digest() == root_sha256
