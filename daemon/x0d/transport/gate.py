@@ -156,14 +156,17 @@ class Gate(aio.ServerInterceptor):
 
     def __init__(
         self,
-        authenticate: Callable[["Context"], Principal],
+        authenticate: Callable[[Any], Principal],
         denials: Denials,
         *,
         auditor: Auditor | None = None,
         streams: OpenStreams | None = None,
         explain: Callable[[str, Principal], str] | None = None,
     ) -> None:
-        """``authenticate`` raises IdentityRefused; ``explain`` says why a caller may not call, None: it is not told."""
+        """``authenticate`` gets the call's context and raises IdentityRefused.
+
+        ``explain`` says why a caller may not call; None: neither that nor anything else is told.
+        """
         self._authenticate = authenticate
         self._denials = denials
         self._streams = OpenStreams() if streams is None else streams

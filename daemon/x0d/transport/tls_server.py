@@ -72,17 +72,12 @@ class TlsServer:
     ) -> None:
         """Prepare; nothing is opened before ``start``.
 
-        Args:
-            name: ``control`` answers health and reflection too.
-            port: 0: any, see ``bound_port``.
-            source: our SVID and whom to trust, always the newest.
-            judge: looks again at what a peer has shown (``ports.SvidSource.judge``).
-            auditor: None: set later, until then calls that change something are refused.
-            require_pq: refuse callers whose key exchange is not post-quantum.
-            dev_allowed: take identities of development, thus not in production.
-            connections_max: more are closed at once.
-            handshake_timeout_ms: a connection whose handshake is not done by then is closed.
-            on_refusal: told reason and detail of every refusal, on the event loop.
+        ``control`` answers health and reflection besides ``servicers``; port 0 is any, see ``bound_port``.  ``source``
+        has our SVID and whom to trust, always the newest; ``judge`` looks again at what a peer has shown
+        (``ports.SvidSource.judge``).  ``auditor`` None: set later, and until then changes are refused.  ``require_pq``:
+        refuse callers whose key exchange is not post-quantum; ``dev_allowed``: take identities of development, thus not
+        in production.  Connections beyond ``connections_max`` are closed at once, those whose handshake is not done in
+        its time then.  ``on_refusal`` is told reason and detail of every refusal, on the event loop.
         """
         self._name = name
         self._address = address
