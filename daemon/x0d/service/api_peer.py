@@ -29,7 +29,8 @@ class DescriptorExchange(Protocol):
         """Take what a peer gives; those that it lacks, and the hashes of those that this node wants.
 
         Raises:
-            InvalidInput, TooMany: what is given breaks the rules.
+            InvalidInput: what is given breaks the bounds.
+            Busy: too many calls of this peer.
         """
 
 
