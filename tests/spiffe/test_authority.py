@@ -1,14 +1,13 @@
 """The issuer's authority: what it signs, what it refuses, and its file."""
 
-import contextlib
 import json
 import os
-import random
 import signal
 import stat
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -229,40 +228,46 @@ def test_a_rotation_that_cannot_be_written_changes_nothing(tmp_path: Path, monke
 
 
 ROTATING = """
-import sys
-import time
+import os, signal, sys
 from pathlib import Path
 from x0d.identity.spiffe_id import TrustDomain
 from x0d.spiffe.authority import Authority
-now = 1_800_000_000.0
-authority = Authority.open(Path(sys.argv[1]), TrustDomain("dev.x0d.test"), 4000, 1000, lambda: now)
-print("rotating", flush=True)
-while True:
-    now += 500
-    authority.rotate(now)
+now, left = 1_800_000_000.0, int(sys.argv[2])
+authority = Authority.open(Path(sys.argv[1]), TrustDomain("dev.x0d.test"), 8000, 1000, lambda: now)
+def look(event, arguments):
+    global left
+    if event in {"open", "os.rename", "os.remove"} and str(arguments[0]).startswith(sys.argv[1]):
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(look)
+for at in (4000, 5000, 6121):
+    authority.rotate(now + at)
 """
 
 
-def test_a_kill_during_rotation_leaves_a_whole_authority(tmp_path: Path, seed: int) -> None:
-    """Killed at whatever moment of a rotation, the file has the old roots or the new ones; the next life goes on."""
-    rng = random.Random(seed)
-    for _ in range(8):
-        daemon = subprocess.Popen(
-            [sys.executable, "-c", ROTATING, tmp_path / "ca"], stdout=subprocess.PIPE, env={"PYTHONPATH": "daemon"}
-        )
-        assert daemon.stdout is not None
-        assert b"rotating\n" == daemon.stdout.readline()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            daemon.wait(rng.uniform(0.0, 0.03))
-        daemon.send_signal(signal.SIGKILL)
-        assert -signal.SIGKILL == daemon.wait()
-        daemon.stdout.close()
-        content = json.loads((tmp_path / "ca" / FILE_NAME).read_text())
+def test_a_kill_during_rotation_leaves_a_whole_authority(tmp_path: Path) -> None:
+    """Killed before whatever file operation of a rotation, the file has the old roots or the new ones; life goes on."""
+    found: set[int] = set()
+    for number in range(1, 40):
+        directory = tmp_path / str(number)
+        command = [sys.executable, "-c", ROTATING, str(directory), str(number)]
+        job = subprocess.run(command, env={"PYTHONPATH": "daemon"}, capture_output=True, text=True, check=False)
+        content = json.loads((directory / FILE_NAME).read_text())
+        found.add(len(content["roots"]))
         now = max(root["published_unix_s"] for root in content["roots"])
-        authority = opened(tmp_path, now)
+        authority = Authority.open(directory, TD, ROOT_TTL, LEAF_TTL, partial(float, now))
         signed = authority.issue(node_id(TD, "n2"), public_key_to_der(make_key()))
         bundles = Bundles.of({TD: authority.bundle()})
         assert node_id(TD, "n2") == bundles.verify(to_pem(signed.chain_ders[0]), b"", Usage.CLIENT, now).spiffe_id
+        assert authority.rotate(now + ROOT_TTL)
+        assert [FILE_NAME] == [path.name for path in directory.iterdir()]
+        if job.returncode == 0:
+            break
+        assert -signal.SIGKILL == job.returncode, job.stderr
+    assert 0 == job.returncode
+    assert {1, 2} == found
+    assert number >= 12
 
 
 def test_a_removed_root_ends_what_it_signed(tmp_path: Path) -> None:

@@ -338,6 +338,22 @@ def test_an_open_token_survives_a_restart(tmp_path: Path) -> None:
     play(scenario)
 
 
+def test_an_open_token_survives_a_restart_after_a_rotation(tmp_path: Path) -> None:
+    """The next life shows the root that its open tokens name, not the one that signs meanwhile."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path, root_ttl_s=1000, svid_ttl_s=100) as world:
+            token, now = await world.token(), world.clock.unix_s()
+            assert world.authority.rotate(now + 501)
+            assert world.authority.rotate(now + 602)
+            assert token.root_sha256 != world.authority.root_sha256
+        async with issuer_world(tmp_path, root_ttl_s=1000, svid_ttl_s=100) as world:
+            await until(lambda: world.listener.is_open)
+            await world.join(replace(token, endpoint=f"127.0.0.1:{world.listener.bound_port}"))
+
+    play(scenario)
+
+
 def test_a_rotation_of_the_root_leaves_open_tokens_good(tmp_path: Path) -> None:
     """The port shows the root that its tokens name until it closes, and the next token names the new one."""
 
@@ -373,8 +389,9 @@ def test_a_set_clock_rotates_nothing(tmp_path: Path) -> None:
             await until(lambda: world.listener.is_open)
             assert roots == world.authority.bundle()
             await world.join(replace(token, endpoint=f"127.0.0.1:{world.listener.bound_port}"))
+            seen_at = world.issuer._set_at_ns
             world.clock.set_wall(300 * 86_400)
-            await until(lambda: not world.listener.is_open)
+            await until(lambda: world.issuer._set_at_ns != seen_at)
             world.clock.advance(601)
             await until(lambda: len(world.authority.bundle()) == 2)
 

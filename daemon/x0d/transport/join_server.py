@@ -143,10 +143,10 @@ class JoinServer:
 
     async def close(self, grace_s: float) -> None:
         """Stop listening; calls under way have ``grace_s`` seconds.  Nothing happens if it is closed."""
-        server, self._server = self._server, None
-        self._root_sha256, self.bound_port = b"", 0
-        if server is not None:
-            await server.stop(grace_s)
+        if self._server is None:
+            return
+        await self._server.stop(grace_s)  # cancelled here it counts as open, and may be closed again
+        self._server, self._root_sha256, self.bound_port = None, b"", 0
 
 
 class ShownCertificate:
