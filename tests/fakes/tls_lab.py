@@ -161,16 +161,13 @@ class TlsLab:
     refusals: list[str]
     """Reasons told to ``on_refusal``."""
 
-    @property
-    def target(self) -> str:
-        return f"127.0.0.1:{self.server.bound_port}"
-
-    def channel(self, shown: Issued | None) -> aio.Channel:
+    def channel(self, shown: Issued | None, address: str = "127.0.0.1") -> aio.Channel:
         """A connection of its own that shows this certificate; without one it shows none."""
         key, chain = (shown.key_pem, shown.certificates_pem) if shown else (None, None)
+        host = f"[{address}]" if ":" in address else address
         credentials = grpc.ssl_channel_credentials(self.ca.pem, key, chain)
         options = (("grpc.ssl_target_name_override", SERVER_NAME), ("grpc.use_local_subchannel_pool", 1))
-        return aio.secure_channel(self.target, credentials, options)
+        return aio.secure_channel(f"{host}:{self.server.bound_port}", credentials, options)
 
     def put(self, *authorities: CA) -> None:
         """An update of the bundles, with the server's own SVID as it was."""
@@ -226,6 +223,7 @@ async def ask_as(lab: TlsLab, shown: Issued | None, method: str = STATUS) -> Ans
 async def tls_port(
     *,
     name: Any = "control",  # noqa: ANN401 - one of two words
+    address: str = "127.0.0.1",
     require_pq: bool = False,
     dev_allowed: bool = True,
     bindings: Iterable[Binding] = BINDINGS,
@@ -241,7 +239,7 @@ async def tls_port(
     refusals: list[str] = []
     server = TlsServer(
         name=name,
-        address="127.0.0.1",
+        address=address,
         port=0,
         source=source,
         judge=source.judge,

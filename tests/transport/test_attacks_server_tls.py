@@ -1,6 +1,8 @@
 """Handshakes that must not count: no TLS, an older one, a resumed one, a classical one, one that never ends."""
 
 import asyncio
+import contextlib
+import random
 import ssl
 import time
 from typing import Any
@@ -11,7 +13,7 @@ from grpc import StatusCode
 from fakes import raw_http2
 from fakes.authority import Issued
 from fakes.control import run, until
-from fakes.tls_lab import OPERATOR, STATUS, TlsLab, ask_as, tls_port
+from fakes.tls_lab import OPERATOR, STATUS, TlsLab, ask, ask_as, tls_port
 
 
 def operator(lab: TlsLab, ttl_s: float = 3_600.0) -> Issued:
@@ -173,3 +175,40 @@ async def _all_of(reader: asyncio.StreamReader) -> bytes:
         return await reader.read()
     except ConnectionError:
         return b""
+
+
+def test_garbage_over_tls(seed: int) -> None:
+    """Random bytes where HTTP/2 is due end the connection they came on; others are answered."""
+
+    async def scene() -> None:
+        chance = random.Random(seed)
+        async with tls_port() as lab, lab.channel(operator(lab)) as channel:
+            context = raw_http2.context_of(lab.ca, operator(lab))
+
+            def send(data: bytes) -> None:
+                with raw_http2.tls(lab.server.bound_port, context) as connection, contextlib.suppress(OSError):
+                    connection.sendall(data)
+                    for _ in raw_http2.frames(connection):
+                        pass
+
+            for size in (9, 100, 5_000, 100_000):
+                await asyncio.to_thread(send, chance.randbytes(size))
+                await asyncio.to_thread(send, raw_http2.PREFACE + chance.randbytes(size))
+            method: Any = channel.unary_unary(STATUS)
+            await method(b"")
+            assert [(STATUS, OPERATOR)] == lab.reached.calls
+
+    run(scene())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_every_address(address: str) -> None:
+    """A port on every address takes IPv4 and IPv6, and asks both for the same."""
+
+    async def scene() -> None:
+        async with tls_port(address="::") as lab:
+            for shown, status in ((operator(lab), StatusCode.OK), (None, StatusCode.UNAVAILABLE)):
+                async with lab.channel(shown, address) as channel:
+                    assert status == (await ask(channel)).status
+
+    run(scene())
