@@ -201,7 +201,7 @@ def test_full_disk_changes_nothing(pair: Pair) -> None:
             refused = life.x0ctl(*command)
             assert (1, True) == (refused.returncode, "disk" in refused.stderr), refused.stderr
             assert {STRAY} == set(hits(life))
-        assert "policy_store: a change was refused" in " ".join(life.status().alerts)
+        assert "audit: calls that change something are refused" in " ".join(life.status().alerts)
         filler.unlink()
         done(life, "deny", "load", str(file))
         assert 4000 == len(hits(life))

@@ -139,7 +139,7 @@ class Audit:
         try:
             number = await self._store.insert(record)
         except StorageFailed as failure:
-            self._fail(str(failure))
+            self._fail(f"calls that change something are refused while no record of them can be written: {failure}")
             raise
         begun = _Begun(replace(record, id=number), self._clock.monotonic_ns())
         try:

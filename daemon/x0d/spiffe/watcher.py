@@ -26,7 +26,7 @@ from x0d.ports.identity import SvidStatus, TrustBundle
 from x0d.spiffe.agent_socket import prove_socket
 from x0d.spiffe.snapshot import Snapshot
 from x0d.spiffe.stream import workload_stream
-from x0d.spiffe.validation import Accepted, Expectation, is_untimely, validate
+from x0d.spiffe.validation import Accepted, Expectation, Flaw, is_untimely, validate
 from x0d.spiffe.workload_api import SvidUpdate
 
 BACK_OFF_MIN_S: Final = 0.1
@@ -84,7 +84,7 @@ class Watcher:
         """Messages of the present stream."""
         self._connected_changed_at_ns = monotonic_ns()
         self._updates = 0
-        self._rejected: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter({str(flaw): 0 for flaw in Flaw})
         self._connection_error = "the Workload API has not answered yet"
         self._update_error = ""
 
