@@ -396,3 +396,18 @@ def test_a_set_clock_rotates_nothing(tmp_path: Path) -> None:
             await until(lambda: len(world.authority.bundle()) == 2)
 
     play(scenario)
+
+
+def test_a_token_made_under_a_wrong_clock_costs_no_other(tmp_path: Path) -> None:
+    """Making a token while the wall clock is far ahead forgets none that is good once the clock is right again."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            token = await world.token()
+            world.clock.set_wall(300 * 86_400)
+            await world.token("n3")
+            world.clock.set_wall(-300 * 86_400)
+            await until(lambda: world.listener.is_open)
+            await world.join(replace(token, endpoint=f"127.0.0.1:{world.listener.bound_port}"))
+
+    play(scenario)

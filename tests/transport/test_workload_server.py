@@ -162,6 +162,7 @@ def test_a_new_certificate_is_pushed_at_half_life(tmp_path: Path) -> None:
             first = await update(call)
             world.clock.advance(440)
             world.svids.refresh(world.clock.unix_s())
+            world.svids._subscribers.tell()  # a change of something else
             waiting = asyncio.ensure_future(update(call))
             assert {waiting} == (await asyncio.wait({waiting}, timeout=0.3))[1]
             world.clock.advance(61)
