@@ -7,6 +7,7 @@ Not modelled: certificates and their rules, the instants at which they are in fo
 store damaged rows and what survives a power cut.
 """
 
+import asyncio
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -53,6 +54,7 @@ class FakeDescriptorSigner:
 
     async def verify(self, descriptor: SignedDescriptor) -> None:
         self.verified += 1
+        await asyncio.sleep(0)  # others come in between, as while a thread works
         if not self.trusted:
             raise IdentityRefused(Verdict.NO_BUNDLE, "there is no trust bundle")
         leaf, claim = descriptor.chain_ders[0], descriptor.claim

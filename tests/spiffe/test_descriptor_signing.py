@@ -246,7 +246,7 @@ def test_key_is_made_once_and_private(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"x0d", b"x0d ML-DSA-65 seed\n" + bytes(31), b"x0d ML-DSA-65 seed " + bytes(32)]
+    "content", [b"", bytes(32), b"x0d", b"x0d ML-DSA-65 seed\n" + bytes(31), b"x0d ML-DSA-65 seed " + bytes(32)]
 )
 def test_damaged_key_is_told(tmp_path: Path, content: bytes) -> None:
     """A damaged file is refused with what to do, and left as it is."""
