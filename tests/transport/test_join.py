@@ -411,3 +411,18 @@ def test_a_token_made_under_a_wrong_clock_costs_no_other(tmp_path: Path) -> None
             await world.join(replace(token, endpoint=f"127.0.0.1:{world.listener.bound_port}"))
 
     play(scenario)
+
+
+def test_a_connection_that_says_nothing_is_closed(tmp_path: Path) -> None:
+    """Whoever connects and does not shake hands is cut at the handshake's timeout."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            token = await world.token()
+            reader, writer = await asyncio.open_connection("127.0.0.1", token.port)
+            async with asyncio.timeout(10):
+                assert b"" == await reader.read()
+            writer.close()
+            await world.join(token)
+
+    play(scenario)

@@ -273,3 +273,15 @@ def test_an_issuer_that_is_away(tmp_path: Path) -> None:
             assert node.identity.not_after_unix_s == node.renewal.outage_hurts_unix_s
 
     play(scenario)
+
+
+def test_a_runtime_directory_that_is_gone(tmp_path: Path) -> None:
+    """Without a place for its private socket a renewal fails like any other, and does not end the daemon."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world, joined_node(world, "127.0.0.1:1", tmp_path / "n2") as node:
+            node.client._directory = Path("/proc/nowhere")
+            assert not await node.renewal.renew()
+            assert "no private socket to dial from" in node.renewal.last_error
+
+    play(scenario)

@@ -248,3 +248,23 @@ def test_our_watcher_takes_what_our_server_gives(tmp_path: Path) -> None:
             assert first_root not in world.authority.bundle()
 
     play(scenario)
+
+
+async def visit(socket: Path, reads: int) -> None:
+    """Call, read so many messages, and go; whoever holds the call holds its connection."""
+    async with stream(socket) as call:
+        for _ in range(reads):
+            await update(call)
+
+
+def test_streams_that_end_leave_nothing(tmp_path: Path) -> None:
+    """Callers that come and go, at whatever moment, are forgotten."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            for number in range(20):
+                await visit(world.socket, reads=number % 2)
+            await until(lambda: not world.svids._subscribers._callbacks)
+            await until(lambda: world.workload.connections == 0)
+
+    play(scenario)

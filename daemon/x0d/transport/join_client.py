@@ -13,7 +13,7 @@ from typing import Final
 
 from grpc import StatusCode, aio
 
-from x0d.errors import IdentityRefused, InvalidInput, PeerUnreachable, TokenRefused
+from x0d.errors import AddressUnavailable, IdentityRefused, InvalidInput, PeerUnreachable, TokenRefused
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 from x0d.identity.token import JoinToken, split_endpoint
 from x0d.ports.issuer import Admission, Grant, join_id
@@ -108,6 +108,8 @@ class RenewalClient:
                 request = peer_pb2.RenewSvidRequest(csr=csr_der)
                 response = await peer_pb2_grpc.IssuerServiceStub(channel).RenewSvid(request, timeout=CALL_S_MAX)
                 return _read_grant(response.svid)
+        except AddressUnavailable as error:
+            raise PeerUnreachable(f"no private socket to dial from: {error}") from error
         except aio.AioRpcError as error:
             failure = _failure(error, connector)
             if isinstance(failure, TokenRefused):
