@@ -43,6 +43,62 @@ def test_name_lives_as_long_as_the_connection() -> None:
     run(scene())
 
 
+def test_caller_is_known_while_the_connection_lives() -> None:
+    """A connection's name stands for pid, uid and wanted groups until it ends, and for nobody after."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            async with lab.channel() as channel:
+                await node_pb2_grpc.NodeServiceStub(channel).GetStatus(node_pb2.GetStatusRequest())
+                peer = f"unix:{lab.private}/{names(lab)[0]}"
+                expected = Caller(os.getpid(), os.geteuid(), frozenset())
+                assert expected == lab.server._front.caller_of(peer)
+                assert expected == lab.server._front.caller_of(peer.replace("-", "%2D"))
+            await until(lambda: lab.server.connections == 0)
+            assert lab.server._front.caller_of(peer) is None
+
+    run(scene())
+
+
+def test_names_that_the_front_has_not_made() -> None:
+    """Whoever binds such a name past the front, be it under the daemon's own uid, is nobody."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            with socket.socket(socket.AF_UNIX) as forged:
+                forged.setblocking(False)
+                forged.bind(str(lab.private / "u0-p1-1"))
+                await asyncio.get_running_loop().sock_connect(forged, str(lab.private / "grpc.sock"))
+                for peer in (f"unix:{lab.private}/u0-p1-1", "unix:", "unix:@", "ipv4:127.0.0.1:1", ""):
+                    assert lab.server._front.caller_of(peer) is None
+
+    run(scene())
+
+
+def test_refused_standing(tmp_path: Path) -> None:
+    """A caller of no standing is closed at once and counted; nothing of it reaches the private socket."""
+
+    async def scene() -> None:
+        path = tmp_path / "s"
+        seen: list[Caller] = []
+
+        def refuse(caller: Caller) -> front.Standing:
+            seen.append(caller)
+            return front.Standing.REFUSED
+
+        closed = front.Front(path, tmp_path / "private", gids=lambda: frozenset({os.getegid()}), standing_of=refuse)
+        closed.prepare()
+        closed.start()
+        reader, writer = await asyncio.open_unix_connection(str(path))
+        assert b"" == await reader.read()
+        writer.close()
+        assert [Caller(os.getpid(), os.geteuid(), frozenset({os.getegid()}))] == seen
+        assert (1, 0) == (closed.strangers_total, closed.connections)
+        await closed.stop()
+
+    run(scene())
+
+
 def test_modes() -> None:
     """Anyone may connect to the public socket; only the daemon's uid may enter the private directory."""
 
