@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from fakes.clock import FakeClock, run_virtual
+from fakes.clock import FakeClock, passes, run_virtual
 from x0d.errors import IdentityRefused, InvalidInput, PeerUnreachable, StorageFailed, X0dError
 from x0d.identity.model import Reason
 from x0d.identity.spiffe_id import SpiffeId
@@ -82,7 +82,7 @@ class Scene:
     async def live(self, for_s: float) -> None:
         """Let the service run for a while."""
         running = asyncio.ensure_future(self.renewal.run())
-        await asyncio.sleep(for_s)
+        await passes(for_s)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 

@@ -377,6 +377,23 @@ def test_a_rotation_of_the_root_leaves_open_tokens_good(tmp_path: Path) -> None:
     play(scenario)
 
 
+def test_a_port_whose_root_is_dropped_shows_the_next_one(tmp_path: Path) -> None:
+    """Tokens of a root that is gone are refused unspent, and those made from then on work."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path, root_ttl_s=1000, svid_ttl_s=100) as world:
+            token, now = await world.token(), world.clock.unix_s()
+            for at_s in (501, 602, 823):
+                assert world.authority.rotate(now + at_s)
+            await until(lambda: world.listener.root_sha256 == world.authority.root_sha256)
+            endpoint = f"127.0.0.1:{world.listener.bound_port}"
+            assert isinstance(await refusal(world, replace(token, endpoint=endpoint)), IdentityRefused)
+            await world.join(await world.token("n3"))
+            assert 1 == world.issuer.status().open_tokens
+
+    play(scenario)
+
+
 def test_a_set_clock_rotates_nothing(tmp_path: Path) -> None:
     """A wall clock that jumps a year ahead and back leaves roots and open tokens as they were."""
 

@@ -74,6 +74,9 @@ class SvidAuthority(Protocol):
     def bundle(self) -> tuple[bytes, ...]:
         """Every root that is to be trusted now, DER, oldest first."""
 
+    def root_der(self, sha256: bytes) -> bytes | None:
+        """Certificate of a root of the bundle, by the hash of its public key; None if it is not there (any more)."""
+
     def check_request(self, csr_der: bytes) -> None:
         """Look at a PKCS#10 request without doing anything.
 

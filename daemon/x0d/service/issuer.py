@@ -239,7 +239,7 @@ class Issuer:
         if self._listener.is_open and not is_wanted:
             await self._listener.close(CLOSE_GRACE_S)
             log.info(telemetry.JOIN_CLOSED)
-        elif is_wanted and not self._listener.is_open:
+        elif is_wanted:
             try:
                 await self._open_port()
             except (AddressUnavailable, NoIdentity) as error:
@@ -247,7 +247,9 @@ class Issuer:
 
     async def _open_port(self) -> None:
         if self._listener.is_open:
-            return
+            if self._authority.root_der(self._listener.root_sha256) is not None:
+                return
+            await self._listener.close(0.0)  # its root was dropped: nobody could check what it shows
         pinned = min(self._open(), key=lambda record: record.expires_unix_s, default=None)
         await self._listener.open(b"" if pinned is None else pinned.root_sha256)
         self._alerts.clear(JOIN_ALERT)

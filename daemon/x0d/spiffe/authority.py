@@ -90,7 +90,7 @@ class Authority:
         return tuple(root.der for root in self._roots)
 
     def root_der(self, sha256: bytes) -> bytes | None:
-        """Certificate of a root by its public key's hash; None if it is not in the bundle (any more)."""
+        """Certificate of a root of the bundle, by the hash of its public key; None if it is not there (any more)."""
         return next((root.der for root in self._roots if root.sha256 == sha256), None)
 
     def issue(
