@@ -193,6 +193,7 @@ class Telemetry:
         self.descriptors_verified = Counter(
             "x0d_descriptor_verifications", "Signed descriptors, by result.", ["result"], registry=self.registry
         )
+        self.descriptors_verified.labels("ok")
 
 
 def configure_log(level: str, form: str) -> None:

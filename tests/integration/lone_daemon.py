@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -199,8 +200,11 @@ def new_pair(directory: Path) -> Iterator[Pair]:
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[None]:
-    """Put a small file system over a directory."""
-    run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "x0dt-disk", str(path))
+    """Put a small file system over a state directory; what is kept of the node's identity is carried over."""
+    with tempfile.TemporaryDirectory() as aside:
+        identity = shutil.copytree(path / joined.DIRECTORY, Path(aside) / joined.DIRECTORY)
+        run("mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "x0dt-disk", str(path))
+        shutil.copytree(identity, path / joined.DIRECTORY)
     try:
         yield
     finally:

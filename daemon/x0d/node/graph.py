@@ -182,7 +182,7 @@ class Graph:
             on_peer_report=self.links.peer_reported,
             packets_lost=self.links.packets_lost,
         )
-        self.identity.peers.connect(greet=self.mesh.greet, on_problem=self.links.peer_judged)
+        self.identity.peers.connect(greet=self._greet, on_problem=self.links.peer_judged)
         self.interfaces = InterfaceService(config.interfaces, self._source, self.kernel.plane, clock, self.links)
         self.interface_view = InterfaceOverview(self.interfaces)
         self.kernel.serve(self.interfaces, core.records)
@@ -190,6 +190,11 @@ class Graph:
 
     def _has_open_incident(self, link: LinkKey) -> bool:
         return any(incident.id.link == str(link) for incident in self._loop.open_incidents)
+
+    def _greet(self, link: LinkKey) -> None:
+        """The neighbour on a link has a key from now on."""
+        self.mesh.greet(link)
+        self.identity.greet(link)
 
     def _local_address(self, node: str) -> str | None:
         """Our address on a link to a node; None while there is none."""

@@ -5,6 +5,7 @@ API's watcher, whose first SVID opens the ports.  Nothing here waits for an SVID
 answers on its control socket, and says what it lacks.
 """
 
+import asyncio
 import random
 import secrets
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -18,22 +19,29 @@ from grpc import aio
 from x0d import telemetry
 from x0d.config import Config
 from x0d.errors import AddressUnavailable
+from x0d.identity.roles import Role, roles_of
 from x0d.identity.spiffe_id import SpiffeId, node_id
 from x0d.kernel.clock import SystemClock
+from x0d.mesh.model import LinkKey
 from x0d.node.identity_source import IdentitySource
 from x0d.policy.model import PackedPrefix
 from x0d.ports import Auditor
 from x0d.service.alerts import Alerts
 from x0d.service.api_issuer import IssuerServicer
 from x0d.service.api_peer import PeerServicer
+from x0d.service.descriptors import DescriptorService
+from x0d.service.descriptors_kept import KeptDescriptors
 from x0d.service.identity import IdentityFacts, IdentityService
 from x0d.service.identity_checks import IdentityChecks
 from x0d.service.identity_view import IdentityOverview
 from x0d.service.metrics_identity import IdentityReading
 from x0d.service.peers import PeerService
 from x0d.service.views_identity import Descriptor
+from x0d.spiffe import mldsa
+from x0d.spiffe.descriptor_signing import DescriptorSigning
 from x0d.spiffe.fetch import fetch_once
 from x0d.spiffe.watcher import Watcher
+from x0d.store.descriptors import DescriptorDatabase
 from x0d.transport.grpc_server import ControlServer, Servicers
 from x0d.transport.peer_channel import GrpcPeerChannel
 from x0d.transport.tls_server import TlsServer
@@ -41,6 +49,7 @@ from x0d.v1 import peer_pb2_grpc
 
 ASK_S = 3.0  # of patience with the Workload API, when an operator has it checked
 NONCE_BYTES = 32
+DESCRIPTORS_ALERT = "descriptors_moved_aside"
 
 
 class PeerServicers:
@@ -69,8 +78,11 @@ class IdentityParts:
         self._config = config
         self._clock = clock
         self._counted = counted
+        self._alerts = alerts
         identity = config.identity
+        self._boot_id = secrets.randbits(64) or 1
         self._dials = config.node.runtime_dir / "dials"
+        self._descriptors: DescriptorService | None = None
         self._servers: list[TlsServer] = []
         self._set_serving: Callable[[bool], None] = lambda _: None
         self.source = IdentitySource(config, clock, counted, alerts)
@@ -88,7 +100,7 @@ class IdentityParts:
         self._channel = GrpcPeerChannel(self.watcher, identity.require_pq, self._dials, counted, self.source.unix_s)
         self.peers = PeerService(
             own_id=config.spiffe_id,
-            boot_id=secrets.randbits(64) or 1,
+            boot_id=self._boot_id,
             peer_port=config.listen.peer_port,
             source=self.watcher,
             channel=self._channel,
@@ -117,6 +129,8 @@ class IdentityParts:
 
         make_private(self._dials)
         await self.source.open(stack, viewer_group, choose, self.watcher, self._dials)
+        if self._config.identity.pqc_beacons:
+            self._descriptors = await self._open_descriptors(stack)
         self.overview = self._view()
 
     async def listen(
@@ -131,7 +145,7 @@ class IdentityParts:
         issuer = IssuerServicer(self.source.issuer) if self.source.issuer else None
         offers: tuple[tuple[Any, int, Servicers], ...] = (
             ("control", listen.control_port, servicers),
-            ("peer", listen.peer_port, PeerServicers(PeerServicer(self.peers), issuer)),
+            ("peer", listen.peer_port, PeerServicers(PeerServicer(self.peers, self._descriptors), issuer)),
         )
         for name, port, offered in offers:
             server = TlsServer(
@@ -168,8 +182,14 @@ class IdentityParts:
             ("workload API", self.watcher.run()),
             ("identity", self.service.run()),
             ("peers", self.peers.run()),
+            *((("descriptors", self._descriptors.run()),) if self._descriptors else ()),
             *self.source.tasks(),
         )
+
+    def greet(self, link: LinkKey) -> None:
+        """A neighbour can be reached: trade descriptors with it, where this node keeps them."""
+        if self._descriptors is not None:
+            self._descriptors.greet(link)
 
     def reconfigure(self, config: Config) -> None:
         """Take over the bindings of a newly read configuration."""
@@ -199,8 +219,50 @@ class IdentityParts:
             neighbours=tuple((each.node, each.interface) for each in config.mesh.neighbours),
         )
 
-    async def _descriptors(self) -> Sequence[Descriptor]:
-        return ()
+    async def _open_descriptors(self, stack: AsyncExitStack) -> DescriptorService:
+        """Sign and keep descriptors.
+
+        Raises:
+            NotSupported: this TLS library has no ML-DSA.
+            StorageFailed: key or file cannot be read or written.
+        """
+        config = self._config
+        mldsa.probe()
+        key = await asyncio.to_thread(mldsa.open_key, self.source.directory)
+        signing = DescriptorSigning(key, self.watcher, config.identity.trust_domain)
+        stack.callback(signing.close)
+        store = DescriptorDatabase(config.node.state_dir / "descriptors.db")
+        report = await store.open()
+        stack.push_async_callback(store.close)
+        if report.moved_aside is not None:
+            text = f"descriptors.db was not readable ({report.reason}) and was moved to {report.moved_aside}"
+            self._alerts.raise_alert(DESCRIPTORS_ALERT, text)
+        kept = KeptDescriptors(
+            own_id=config.spiffe_id,
+            signer=signing,
+            store=store,
+            clock=self._clock,
+            counted=self._counted,
+            alerts=self._alerts,
+            is_node=lambda spiffe_id: Role.PEER in roles_of(spiffe_id, self._config.bindings),
+        )
+        service = DescriptorService(
+            node=config.node.name,
+            own_id=config.spiffe_id,
+            boot_id=self._boot_id,
+            kept=kept,
+            address=config.node.address.network_address,
+            channel=self._channel,
+            targets=self.peers.targets,
+            clock=self._clock,
+            alerts=self._alerts,
+            rng=random.Random(),
+        )
+        await service.start()
+        return service
+
+    async def _rows(self) -> Sequence[Descriptor]:
+        return self._descriptors.rows() if self._descriptors else ()
 
     def _view(self) -> IdentityOverview:
         checks = IdentityChecks(
@@ -220,7 +282,7 @@ class IdentityParts:
             peers=self.peers.rows,
             issuer=self.source.issuer,
             renewal=self.source.renewal,
-            descriptors=self._descriptors,
+            descriptors=self._rows,
         )
 
 
