@@ -1,6 +1,7 @@
 """Calls that change something, on the unix socket: each leaves a record, or is refused."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -150,9 +151,17 @@ def test_secrets_are_not_recorded() -> None:
 
 def test_long_requests_are_cut() -> None:
     """A record holds no more of a request than its limit."""
-    what = what_of(dataplane_pb2.LoadDenyRequest(lines="203.0.113.9\n" * 10_000))
-    assert WHAT_CHARACTERS_MAX == len(what)
-    assert "\n" not in what
+    prefixes = [f"10.0.{number >> 8}.{number & 255}/32" for number in range(50_000)]
+    guard = dataplane_pb2.Guard(force=True)
+    for request in (
+        dataplane_pb2.LoadDenyRequest(lines="203.0.113.9\n" * 10_000),
+        dataplane_pb2.AddDenyRequest(prefixes=prefixes, duration_s=60, comment="c" * 20_000, guard=guard),
+        peer_pb2.RenewSvidRequest(csr=bytes(100_000)),
+    ):
+        what = what_of(request)
+        assert WHAT_CHARACTERS_MAX == len(what)
+        assert "\n" not in what
+        assert len(json.dumps(what)) < 3 * WHAT_CHARACTERS_MAX
 
 
 def test_tell_change() -> None:

@@ -6,7 +6,7 @@ record is completed whatever ends the call: its answer, a refusal, its deadline,
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -20,6 +20,10 @@ from x0d.transport.outlet import Context
 
 WHAT_CHARACTERS_MAX: Final = 2_048
 """Of a request in its record; the rest is cut."""
+WHOLE_BYTES_MAX: Final = 16_384
+"""A larger request is shortened before it is written as JSON: a megabyte would hold the loop for 10 ms and more."""
+ITEMS_MAX: Final = 100
+"""Of a repeated field of such a request."""
 SECRET_FIELDS: Final = frozenset({"secret"})
 """Fields of requests that no record may show."""
 
@@ -31,9 +35,25 @@ def what_of(request: object) -> str:
     """Write a request as JSON, shortened, without its secrets."""
     if not isinstance(request, Message):
         return ""
-    fields = MessageToDict(request, preserving_proto_field_name=True)
+    whole = request.ByteSize() <= WHOLE_BYTES_MAX
+    fields = MessageToDict(request if whole else _shortened(request), preserving_proto_field_name=True)
     shown = {name: "(secret)" if name in SECRET_FIELDS else value for name, value in fields.items()}
     return json.dumps(shown)[:WHAT_CHARACTERS_MAX]
+
+
+def _shortened(request: Message) -> Message:
+    """Copy the begin of each field."""
+    short = type(request)()
+    for field, value in request.ListFields():
+        if isinstance(value, Message):
+            getattr(short, field.name).CopyFrom(_shortened(value))
+        elif isinstance(value, str | bytes):
+            setattr(short, field.name, value[:WHAT_CHARACTERS_MAX])
+        elif isinstance(value, Sequence):
+            getattr(short, field.name).extend(value[:ITEMS_MAX])
+        else:
+            setattr(short, field.name, value)
+    return short
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ on every call (``tls_callers.py``, ``gate.py``), and for open streams after ever
 
 The TLS library tells nobody of a handshake that it refuses (unknown authority, expired, no certificate, plaintext).  It
 does ask for our certificate at the begin of each, so the failures are counted by what is left over: connections that
-began and from which no call was heard within the handshake's time.
+began and from which no call was heard in time.  Who shakes hands and then asks nothing is among them.
 
 Order a caller keeps: ``start``, ``set_starting`` as steps go by, ``set_ready`` once, ``stop``.
 """
