@@ -79,12 +79,13 @@ def _run(asked: argparse.Namespace) -> int:
     say(f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, {describe_machine()}, seed {seed}")
     found: dict[str, list[Row]] = {}
     for name in names:
-        section: Section = importlib.import_module(SECTIONS[name]).measure
+        module = importlib.import_module(SECTIONS[name])
+        section: Section = module.measure
         say(f"measuring: {name}")
         pressure = Pressure()
         with tempfile.TemporaryDirectory(prefix="x0d-bench-") as directory:
             found[name] = section(Path(directory), random.Random(seed), effort)
-        say(f"\n{table(HEAD, [row.cells() for row in found[name]])}\n")
+        say(f"\n{table(getattr(module, 'HEAD', HEAD), [row.cells() for row in found[name]])}\n")
         say(f"{name}: {describe_machine()}, CPU pressure meanwhile {pressure.percent():.0f} %")
     if asked.json:
         Path(asked.json).write_text(json.dumps(_plain(found, seed), indent=1) + "\n")
