@@ -5,11 +5,10 @@ Its clock is the machine's, moved by what a test adds; a TLS library that looks 
 
 import asyncio
 import random
-import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,7 +115,21 @@ async def issuer_world(
     """Start an issuer on what ``directory`` holds, and stop it at the end."""
     clock = clock or MovedClock()
     federated = federated or {}
-    runtime_dir = short_directory()
+    with short_directory() as runtime_dir:
+        async with _world(directory, runtime_dir, clock, root_ttl_s, svid_ttl_s, federated, join_port) as world:
+            yield world
+
+
+@asynccontextmanager
+async def _world(
+    directory: Path,
+    runtime_dir: Path,
+    clock: MovedClock,
+    root_ttl_s: int,
+    svid_ttl_s: int,
+    federated: Mapping[TrustDomain, tuple[bytes, ...]],
+    join_port: int,
+) -> AsyncIterator[World]:
     authority = Authority.open(directory / "identity", TD, root_ttl_s, svid_ttl_s, clock.unix_s)
     tokens = Tokens(directory / "tokens.db")
     await tokens.open()
@@ -169,14 +182,14 @@ async def issuer_world(
         await asyncio.gather(running, return_exceptions=True)
         await workload.stop()
         await tokens.close()
-        shutil.rmtree(runtime_dir)
 
 
-def short_directory() -> Path:
-    """Make a directory whose sockets have short paths, and that everybody may enter."""
-    directory = Path(tempfile.mkdtemp(prefix="x0d-"))
-    directory.chmod(0o755)
-    return directory
+@contextmanager
+def short_directory() -> Iterator[Path]:
+    """Make a directory whose sockets have short paths, and that everybody may enter; remove it at the end."""
+    with tempfile.TemporaryDirectory(prefix="x0d-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
 
 
 def play(scenario: Callable[[], Awaitable[None]]) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -43,15 +42,10 @@ def doomed_issuer(directory: Path, temporary: Path) -> Iterator[tuple[subprocess
 
 def test_a_kill_before_the_certificate_costs_the_token_only(tmp_path: Path) -> None:
     """The next life knows the token as spent, has the same root, and lets the others in."""
-    private = short_directory()
-
-    async def attempt(token: JoinToken, request: KeyRequest) -> None:
-        await join(token, request.csr_der, (), private, time.time)
-
-    with doomed_issuer(tmp_path, private) as (job, told):
+    with short_directory() as private, doomed_issuer(tmp_path, private) as (job, told):
         token, spare = JoinToken.parse(told[0]), JoinToken.parse(told[1])
         with pytest.raises(PeerUnreachable):
-            asyncio.run(attempt(token, KeyRequest.make()))
+            asyncio.run(join(token, KeyRequest.make().csr_der, (), private, time.time))
         assert -signal.SIGKILL == job.wait(10)
 
     async def next_life() -> None:
@@ -69,4 +63,3 @@ def test_a_kill_before_the_certificate_costs_the_token_only(tmp_path: Path) -> N
             assert N2 == again.spiffe_id
 
     play(next_life)
-    shutil.rmtree(private)

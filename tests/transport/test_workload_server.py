@@ -243,7 +243,7 @@ def test_our_watcher_takes_what_our_server_gives(tmp_path: Path) -> None:
                 world.clock.advance(501)
                 await until(lambda: watcher.current is not None and watcher.current.svid.serial != before)  # noqa: B023
             running.cancel()
-            assert {} == dict(watcher.status().rejected)
+            assert 0 == sum(watcher.status().rejected.values())
             assert 14 == len(serials)
             assert first_root not in world.authority.bundle()
 
