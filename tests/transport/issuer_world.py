@@ -12,6 +12,8 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import uvloop
+
 from fakes.audit import FakeAuditor
 from x0d import telemetry
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain, node_id
@@ -193,13 +195,13 @@ def short_directory() -> Iterator[Path]:
 
 
 def play(scenario: Callable[[], Awaitable[None]]) -> None:
-    """Run a scenario in a loop of its own, and not for ever."""
+    """Run a scenario in a loop of its own, of the daemon's kind, and not for ever."""
 
     async def bounded() -> None:
         async with asyncio.timeout(3 * SETTLE_S):
             await scenario()
 
-    asyncio.run(bounded())
+    uvloop.run(bounded())
 
 
 async def until(condition: Callable[[], bool]) -> None:
