@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import stat
 import subprocess
@@ -22,6 +23,7 @@ from x0d.identity.spiffe_id import SpiffeId, TrustDomain, node_id
 from x0d.spiffe.authority import FILE_NAME, Authority
 from x0d.spiffe.bundles import Bundles
 from x0d.spiffe.certificate import facts_of, to_pem
+from x0d.spiffe.local_svids import IssuedSvids
 from x0d.spiffe.request import make_key, make_request, public_key_of_request, public_key_to_der
 from x0d.spiffe.rotation import SLACK_S
 
@@ -279,3 +281,17 @@ def test_a_removed_root_ends_what_it_signed(tmp_path: Path) -> None:
         assert roots == len(authority.bundle())
     with pytest.raises(IdentityRefused):
         Bundles.of({TD: authority.bundle()}).verify(to_pem(signed.chain_ders[0]), b"", Usage.CLIENT, T0 + 10)
+
+
+def test_a_foreign_bundle_that_no_node_would_take_is_refused(tmp_path: Path) -> None:
+    """Leaves, garbage and our own trust domain are no foreign roots: the issuer says so instead of each node."""
+    authority, foreign = opened(tmp_path), TrustDomain("other.test")
+    leaf = authority.issue(node_id(TD, "n2"), public_key_to_der(make_key())).chain_ders[0]
+    for federated, reason in (
+        ({foreign: (leaf,)}, "no CA's"),
+        ({foreign: (b"\x30\x00",)}, "does not parse"),
+        ({TD: authority.bundle()}, "our own trust domain"),
+    ):
+        with pytest.raises(InvalidInput, match=reason):
+            IssuedSvids(authority, federated, lambda: T0, random.Random(1))
+    IssuedSvids(authority, {foreign: ()}, lambda: T0, random.Random(1))

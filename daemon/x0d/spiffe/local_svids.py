@@ -8,8 +8,10 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
+from x0d.errors import InvalidInput
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 from x0d.spiffe.authority import Authority
+from x0d.spiffe.bundles import Bundles
 from x0d.spiffe.certificate import load
 from x0d.spiffe.request import key_to_der, make_key, public_key_to_der
 from x0d.spiffe.snapshot import Svid
@@ -85,6 +87,14 @@ class IssuedSvids:
         unix_s: Callable[[], float],
         rng: random.Random,
     ) -> None:
+        """Check what every node is going to be given: one bad foreign root would have each of them refuse all of it.
+
+        Raises:
+            InvalidInput: a foreign bundle holds what is no authority's certificate, or is for our own trust domain.
+        """
+        if authority.trust_domain in federated:
+            raise InvalidInput(f"{authority.trust_domain} is our own trust domain and cannot be federated with")
+        Bundles.of(federated)
         self._authority = authority
         self._federated = dict(federated)
         self._unix_s = unix_s
