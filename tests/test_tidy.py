@@ -7,6 +7,7 @@ break it.
 import ast
 import re
 import subprocess
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -233,3 +234,13 @@ def test_nothing_is_left_for_later() -> None:
 def test_rules_find_what_they_look_for(rule: Rule, source: str, count: int) -> None:
     """Each rule reports what breaks it and nothing else."""
     assert count == len(list(rule(ast.parse(source))))
+
+
+def test_x0ctl_is_kept_from_every_adapter_of_the_transport() -> None:
+    """Each module of x0d.transport but the connector is named where import-linter keeps x0ctl away from it."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (forbidden,) = [each["forbidden_modules"] for each in contracts if each.get("source_modules") == ["x0ctl"]]
+    found = {f"x0d.transport.{file.stem}" for file in (ROOT / "daemon/x0d/transport").glob("*.py")}
+    assert found - {"x0d.transport.__init__", "x0d.transport.connector"} == {
+        name for name in forbidden if name.startswith("x0d.transport.")
+    }

@@ -165,6 +165,7 @@ class IdentityParts:
                 unix_s=self.source.unix_s,
                 on_refusal=self.service.refused,
             )
+            server.set_starting("the TLS ports open")
             await server.start()
             stack.push_async_callback(server.stop, grace_s)
             self._servers.append(server)

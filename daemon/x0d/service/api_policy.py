@@ -23,6 +23,7 @@ from x0d.policy.model import (
 )
 from x0d.service.api_changes import Changes
 from x0d.service.api_range import in_range
+from x0d.service.caller_address import calling_hosts
 from x0d.service.views import Views, there
 from x0d.service.views_policy import DenyLoad, Loaded
 from x0d.v1 import dataplane_pb2, dataplane_pb2_grpc
@@ -238,7 +239,7 @@ def _comment(text: str) -> str:
 def _callers(guard: dataplane_pb2.Guard) -> tuple[str, ...]:
     if len(guard.caller_addresses) > CALLER_ADDRESSES_MAX:
         raise InvalidInput(f"guard.caller_addresses: at most {CALLER_ADDRESSES_MAX} are allowed")
-    return tuple(guard.caller_addresses)
+    return tuple(dict.fromkeys((*guard.caller_addresses, *calling_hosts())))
 
 
 # ---- answers ----
