@@ -28,16 +28,20 @@ class MetricsServer:
         Raises:
             AddressUnavailable: the port is in use, the address is not of this host, or the certificate is none.
         """
-        files = {"certfile": self._certificate, "keyfile": self._key}
+        certificate, key = self._certificate, self._key
         try:
-            for file in filter(None, files.values()):
-                file.open("rb").close()
+            for file in filter(None, (certificate, key)):
+                file.open("rb").close()  # the TLS library's error names no file
             self._server, self._thread = start_http_server(
-                self._port, self._address, registry, **{name: str(file) for name, file in files.items() if file}
+                self._port,
+                self._address,
+                registry,
+                certfile=str(certificate) if certificate else None,
+                keyfile=str(key) if key else None,
             )
         except ssl.SSLError as error:
-            named = f"listen.metrics_certificate {self._certificate} and listen.metrics_key {self._key}"
-            raise AddressUnavailable(f"{named}: {error.reason}; a PEM chain and its key are wanted") from error
+            named = f"listen.metrics_certificate {certificate} and listen.metrics_key {key}"
+            raise AddressUnavailable(f"{named}: {error.args[-1]}; a PEM chain and its key are wanted") from error
         except OSError as error:
             where = f"metrics port {self._address}:{self._port}"
             remedy = "change listen.metrics_address or listen.metrics_port"
