@@ -1,9 +1,11 @@
 """``open_connector``: a synchronous program calls a daemon that proves its ID, with an SVID of the Workload API."""
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import grpc
@@ -12,6 +14,7 @@ import structlog
 
 from fakes import agent as fake_agent
 from fakes.authority import CA
+from fakes.control import DAEMON
 from fakes.tls_peer import OWN_ID, PEER_ID, new_ca
 from fakes.tls_service import ECHO, serving
 from x0d.errors import NoIdentity
@@ -24,12 +27,24 @@ def echo_of(dialled: DialedChannel) -> "grpc.UnaryUnaryMultiCallable[bytes, byte
     return dialled.channel.unary_unary(ECHO)
 
 
-def beside(ca: CA, socket: Path, use: Callable[[int], None], *, shown: str = PEER_ID) -> None:
-    """Run an agent and a service on a loop, and ``use`` with the service's port in a thread of its own."""
+def beside(
+    ca: CA,
+    socket: Path,
+    use: Callable[[int], None],
+    *,
+    shown: str = PEER_ID,
+    of: CA | None = None,
+    federated: Sequence[CA] = (),
+) -> None:
+    """Run an agent and a service on a loop, and ``use`` with the service's port in a thread of its own.
+
+    ``of`` has made the service's certificate, ``ca`` if not; the agent gives the roots of ``federated`` as well.
+    """
 
     async def scene() -> None:
-        async with fake_agent.serving(socket) as agent, serving(ca.issue(shown), ca) as service:
-            agent.push(fake_agent.update_of(ca.issue(OWN_ID), ca))
+        async with fake_agent.serving(socket) as agent, serving((of or ca).issue(shown), ca) as service:
+            roots = {f"spiffe://{foreign.trust_domain}": foreign.der for foreign in federated}
+            agent.push(fake_agent.update_of(ca.issue(OWN_ID), ca, federated=roots))
             await asyncio.to_thread(use, service.port)
 
     asyncio.run(scene())
@@ -65,6 +80,39 @@ def test_wrong_server_is_told_to_the_program(tmp_path: Path) -> None:
             assert ("wrong_id", True) == (why.reason, OWN_ID in why.detail)
 
     beside(ca, tmp_path / "w.sock", use, shown=OWN_ID)
+
+
+@pytest.mark.parametrize(("maker", "reason"), [("theirs", ""), ("ours", "untrusted"), ("another", "untrusted")])
+def test_foreign_server_is_its_own_domains(tmp_path: Path, maker: str, reason: str) -> None:
+    """A server of a federated trust domain is vouched for by that domain's roots alone, not by ours or another's."""
+    ours, theirs, another = new_ca(), new_ca("their.x0d.test"), new_ca("another.x0d.test")
+    their_id = "spiffe://their.x0d.test/node/n7"
+
+    def use(port: int) -> None:
+        with open_connector("127.0.0.1", port, SpiffeId.parse(their_id), tmp_path / "w.sock", 5.0) as dialled:
+            if not reason:
+                assert b"a" == echo_of(dialled)(b"a", timeout=5)
+                return
+            with pytest.raises(grpc.RpcError):
+                echo_of(dialled)(b"a", timeout=5)
+            why = dialled.last_error()
+            assert why is not None
+            assert reason == why.reason
+
+    made_by = {"theirs": theirs, "ours": ours, "another": another}[maker]
+    beside(ours, tmp_path / "w.sock", use, shown=their_id, of=made_by, federated=(theirs, another))
+
+
+def test_dialling_needs_neither_log_nor_metrics() -> None:
+    """A command that only dials does not wait for the import of what only daemons and long watches use."""
+    code = (
+        "import sys, x0ctl.remote; "
+        "print(sorted({'structlog', 'prometheus_client', 'rich', 'x0d.telemetry'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={"PYTHONPATH": str(DAEMON)}, capture_output=True, text=True, check=True
+    )
+    assert "[]\n" == done.stdout
 
 
 def test_no_workload_api_is_told_before_any_dial(tmp_path: Path) -> None:

@@ -9,17 +9,18 @@ import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import grpc
-import structlog
 
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 from x0d.spiffe.fetch import fetch_once
 from x0d.spiffe.snapshot import Snapshot
-from x0d.spiffe.watcher import Watcher
 from x0d.transport.connector_endpoint import UNREACHABLE, Connector, DialError
 from x0d.transport.connector_tls import Expect, ExpectId, ExpectPinnedRoot
+
+if TYPE_CHECKING:
+    from x0d.spiffe.watcher import Watcher
 
 __all__ = [
     "UNREACHABLE",
@@ -78,9 +79,9 @@ def open_connector(
     thread = threading.Thread(target=loop.run_forever, name="connector", daemon=True)
     thread.start()
     try:
-        federation = frozenset({expected.trust_domain})
+        federation = frozenset({expected.trust_domain})  # theirs is used beside our own, whichever others come along
         first = _within(loop, fetch_once(workload_socket, timeout_s, federation))
-        source = _Renewed(first, _watcher(workload_socket, federation))
+        source = _Renewed(first, workload_socket, federation)
         connector = Connector(
             host=host,
             port=port,
@@ -107,37 +108,48 @@ def open_connector(
 class _Renewed:
     """The SVID that was fetched first; of a channel that stays open, the one that is delivered later."""
 
-    def __init__(self, first: Snapshot, watcher: Watcher) -> None:
+    def __init__(self, first: Snapshot, workload_socket: Path, federation: frozenset[TrustDomain]) -> None:
         self._first = first
-        self._watcher = watcher
+        self._workload_socket = workload_socket
+        self._federation = federation
+        self._watcher: Watcher | None = None
+        self._subscribers: list[Callable[[], None]] = []
 
     @property
     def current(self) -> Snapshot | None:
-        return self._watcher.current or self._first
+        later = None if self._watcher is None else self._watcher.current
+        return later or self._first
 
     def subscribe(self, on_change: Callable[[], None]) -> None:
-        self._watcher.subscribe(on_change)
+        self._subscribers.append(on_change)
 
     async def watch(self) -> None:
         """Subscribe to the Workload API, once the channel has lived longer than most commands do."""
         await asyncio.sleep(WATCH_AFTER_S)
+        # Only now: most commands never get here, and logs and metrics would double the time in which they start.
+        import structlog  # noqa: PLC0415
+
+        from x0d.spiffe.watcher import Watcher  # noqa: PLC0415
+
         if not structlog.is_configured():  # a command that keeps no log wants no events between its lines
             structlog.configure(wrapper_class=structlog.make_filtering_bound_logger("critical"))
+        self._watcher = Watcher(
+            socket=self._workload_socket,
+            own_id=None,
+            trust_domain=None,
+            federation=self._federation,
+            dev_allowed=True,
+            owner_uid=None,
+            unix_s=time.time,
+            monotonic_ns=time.monotonic_ns,
+            rng=random.Random(),
+        )
+        self._watcher.subscribe(self._changed)
         await self._watcher.run()
 
-
-def _watcher(workload_socket: Path, federation: frozenset[TrustDomain]) -> Watcher:
-    return Watcher(
-        socket=workload_socket,
-        own_id=None,
-        trust_domain=None,
-        federation=federation,
-        dev_allowed=True,
-        owner_uid=None,
-        unix_s=time.time,
-        monotonic_ns=time.monotonic_ns,
-        rng=random.Random(),
-    )
+    def _changed(self) -> None:
+        for on_change in self._subscribers:
+            on_change()
 
 
 def _within(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
