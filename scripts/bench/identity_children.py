@@ -65,6 +65,7 @@ def child(program: str, *arguments: str, namespace: str = "") -> Iterator[Child]
     process = subprocess.Popen(
         inside(namespace, command) if namespace else command,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "GRPC_VERBOSITY": "NONE"},  # as the daemon has it: gRPC tells of each failed handshake
     )  # fmt: skip
     try:
         yield Child(program, process)

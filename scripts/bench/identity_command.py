@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--runs", type=int, default=7, metavar="N", help="turns of each comparison (default: 7)")
     parser.add_argument("--seconds", type=float, default=5.0, metavar="S", help="of each hostile turn (default: 5)")
+    parser.add_argument("--rate", type=int, default=1_000, metavar="N", help="hostile ones a second (default: 1000)")
     parser.add_argument("--quick", action="store_true", help="short turns, few of them: to see that it works")
     parser.add_argument("--json", metavar="FILE", help="write every turn's figures there too")
     parser.add_argument("--seed", type=int, default=None, help="of order and payloads (default: random, printed)")
@@ -71,11 +72,11 @@ def _run(asked: argparse.Namespace) -> int:
     if unknown := [name for name in names if name not in SECTIONS]:
         sys.stderr.write(f"identity: no section {unknown[0]!r}; there are {' '.join(SECTIONS)}\n")
         return 2
-    if asked.runs < 1 or asked.seconds <= 0:
-        sys.stderr.write("identity: --runs and --seconds are more than nothing\n")
+    if asked.runs < 1 or asked.seconds <= 0 or asked.rate < 1:
+        sys.stderr.write("identity: --runs, --seconds and --rate are more than nothing\n")
         return 2
     seed = random.randrange(1 << 32) if asked.seed is None else asked.seed
-    effort = Effort.quick() if asked.quick else Effort(asked.runs, asked.seconds)
+    effort = Effort.quick() if asked.quick else Effort(asked.runs, asked.seconds, asked.rate)
     say(f"{dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M} UTC, {describe_machine()}, seed {seed}")
     found: dict[str, list[Row]] = {}
     for name in names:

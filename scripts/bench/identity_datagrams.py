@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from bench.dataplane_table import Row
-from bench.identity_attack import ATTACKER, HEAD, RATE, TARGET, Attack, world
+from bench.identity_attack import ATTACKER, HEAD, TARGET, Attack, world
 from bench.identity_children import Order, child
 from bench.identity_effort import Effort
 from bench.session import say
@@ -34,7 +34,7 @@ def measure(_directory: Path, chance: random.Random, effort: Effort) -> list[Row
 
             def begin() -> None:
                 before.update(around.counters(REFUSED))
-                forger.ask("begin", rate=RATE)
+                forger.ask("begin", rate=effort.rate)
 
             def end() -> Order:
                 sent = forger.ask("end")["sent"]

@@ -12,6 +12,8 @@ class Effort:
     """Turns of each comparison."""
     seconds: float
     """Of each turn with and without hostile callers; a rotation run takes four times as long."""
+    rate: int = 1_000
+    """Hostile datagrams, or handshakes, a second."""
     calls: int = 2_000
     """Unary calls a turn."""
     large: int = 60

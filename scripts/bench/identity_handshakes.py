@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.dataplane_table import Row
-from bench.identity_attack import ATTACKER, CONTROL_PORT, HEAD, RATE, TARGET, Attack, World, world
+from bench.identity_attack import ATTACKER, CONTROL_PORT, HEAD, TARGET, Attack, World, world
 from bench.identity_children import Child, Order, child
 from bench.identity_effort import Effort
 from bench.session import say
@@ -40,7 +40,7 @@ def measure(_directory: Path, chance: random.Random, effort: Effort) -> list[Row
         namespace = around.lab.namespace(ATTACKER)
         knockers = [stack.enter_context(child("identity_strangers", namespace=namespace)) for _ in range(CHILDREN)]
         attacks = [
-            _attack(around, knockers, f"{where}: {text}", kind, sources)
+            _attack(around, knockers, f"{where}: {text}", kind, sources, effort.rate)
             for where, sources in (("one source", one), ("200 sources", many))
             for kind, text in KINDS.items()
         ]
@@ -62,13 +62,13 @@ def _add_sources(around: World) -> list[str]:
     return addresses
 
 
-def _attack(around: World, knockers: list[Child], name: str, kind: str, sources: list[str]) -> Attack:
+def _attack(around: World, knockers: list[Child], name: str, kind: str, sources: list[str], rate: int) -> Attack:
     targets = [(around.address, CONTROL_PORT), (around.address, PEER_PORT)]
 
     def begin() -> None:
         for number, knocker in enumerate(knockers):
             own = sources[number::CHILDREN] or sources
-            knocker.ask("begin", kind=kind, rate=RATE / CHILDREN, targets=targets, sources=own)
+            knocker.ask("begin", kind=kind, rate=rate / CHILDREN, targets=targets, sources=own)
 
     def end() -> Order:
         total: Counter[str] = Counter()
