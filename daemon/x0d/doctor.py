@@ -21,6 +21,7 @@ from x0d.kernel import features, pins
 from x0d.kernel.dataplane import OBJECT_FILE
 from x0d.kernel.libbpf import Libbpf
 from x0d.service.views import DoctorCheck, DoctorReport
+from x0d.spiffe import mldsa
 
 OK, WARNING, FAILED = "ok", "warning", "failed"
 
@@ -80,6 +81,7 @@ def run(bpffs_dir: Path) -> DoctorReport:
         *_check_modes(capabilities),
         _check_bpffs(bpffs_dir),
         _check_memlock(release),
+        _check_post_quantum(),
         *check_sysctls(),
     )
     return DoctorReport(release, os.geteuid(), capabilities, checks, shorten(capabilities))
@@ -201,6 +203,16 @@ def _check_bpffs(bpffs_dir: Path) -> DoctorCheck:
         remedy = f"make {bpffs_dir} as root and give it to x0d's user"
         return DoctorCheck("bpffs", FAILED, f"{existing} cannot be written by uid {os.geteuid()}", remedy)
     return DoctorCheck("bpffs", OK, f"{bpffs_dir} can be used")
+
+
+def _check_post_quantum() -> DoctorCheck:
+    try:
+        mldsa.probe_key_exchange()
+        mldsa.probe()
+    except NotSupported as missing:
+        remedy = "install x0d with the dependencies that it is locked to: cryptography's own wheel has what it takes"
+        return DoctorCheck("post-quantum", WARNING, str(missing), remedy)
+    return DoctorCheck("post-quantum", OK, "ML-KEM-768 and ML-DSA-65 work")
 
 
 def _check_memlock(release: str) -> DoctorCheck:

@@ -14,6 +14,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 from fakes.authority import CA, CLIENT, HOUR_S, NOW, Issued
 from x0d.errors import IdentityRefused, NoIdentity, NotSupported, StorageFailed
@@ -22,7 +23,7 @@ from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 from x0d.spiffe.bundles import Bundles
 from x0d.spiffe.descriptor_signing import DescriptorSigning, sign_with_svid
 from x0d.spiffe.local_svids import svid_of
-from x0d.spiffe.mldsa import FILE_NAME, open_key, probe
+from x0d.spiffe.mldsa import FILE_NAME, open_key, probe, probe_key_exchange
 from x0d.spiffe.snapshot import Snapshot
 
 LOCAL, PARTNER = TrustDomain("dev.x0d.test"), TrustDomain("partner.example")
@@ -274,6 +275,17 @@ def test_probe() -> None:
     probe()
     with pytest.raises(NotSupported, match=r"identity\.pqc_beacons .* OpenSSL"):
         probe(lacking)
+
+
+def test_probe_of_the_key_exchange() -> None:
+    """A TLS library without ML-KEM-768 is told by the key that needs it, before anything listens."""
+
+    def lacking() -> MLKEM768PrivateKey:
+        raise UnsupportedAlgorithm("none here")
+
+    probe_key_exchange()
+    with pytest.raises(NotSupported, match=r"identity\.require_pq"):
+        probe_key_exchange(lacking)
 
 
 def test_signature_is_none_of_the_tls_kind() -> None:

@@ -122,11 +122,18 @@ class IdentityParts:
         addresses: Callable[[], Iterable[PackedPrefix]],
         local_of: Callable[[str], str | None],
     ) -> None:
-        """Take up this node's identity; ``addresses`` are this host's, ``local_of`` ours on the link to a node."""
+        """Take up this node's identity; ``addresses`` are this host's, ``local_of`` ours on the link to a node.
+
+        Raises:
+            NoIdentity, StorageFailed, AddressUnavailable: as ``IdentitySource.open``.
+            NotSupported: post-quantum is asked for, and this TLS library lacks it.
+        """
 
         def choose(spiffe_id: SpiffeId) -> str | None:
             return choose_address(self._config, spiffe_id, addresses(), local_of)
 
+        if self._config.identity.require_pq:
+            mldsa.probe_key_exchange()
         make_private(self._dials)
         await self.source.open(stack, viewer_group, choose, self.watcher, self._dials)
         if self._config.identity.pqc_beacons:

@@ -1,4 +1,6 @@
-"""This node's ML-DSA-65 key: made once, kept in a private file, used for descriptors alone.
+"""What post-quantum needs of the TLS library, tried; and this node's ML-DSA-65 key.
+
+The key is made once, kept in a private file, and used for descriptors alone.
 
 The file holds the seed (FIPS 204: 32 bytes, of which the key follows) after a line that says what it is.  Losing it is
 no harm: the next descriptor binds a new key to the same ID.
@@ -11,6 +13,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.backends.openssl import backend
 from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
 
 from x0d.errors import NotSupported, StorageFailed
 from x0d.spiffe.private_file import make_private_directory, read_private, write_private
@@ -35,6 +38,22 @@ def probe(make: Callable[[], MLDSA65PrivateKey] = MLDSA65PrivateKey.generate) ->
     except (UnsupportedAlgorithm, InvalidSignature) as error:
         version = backend.openssl_version_text()
         raise NotSupported(FEATURE, f"it signs with ML-DSA-65, which OpenSSL has from 3.5 on: {version}") from error
+
+
+def probe_key_exchange(make: Callable[[], MLKEM768PrivateKey] = MLKEM768PrivateKey.generate) -> None:
+    """Try ML-KEM-768, which X25519MLKEM768 is made of; the connector's TLS is of the same library.
+
+    Raises:
+        NotSupported: the OpenSSL that `cryptography` was built with lacks it.
+    """
+    try:
+        shared, sealed = (key := make()).public_key().encapsulate()
+        agreed = key.decapsulate(sealed) == shared
+    except UnsupportedAlgorithm as error:
+        version = backend.openssl_version_text()
+        raise NotSupported("identity.require_pq", f"OpenSSL has ML-KEM-768 from 3.5 on: {version}") from error
+    if not agreed:
+        raise NotSupported("identity.require_pq", "this OpenSSL's ML-KEM-768 does not agree with itself")
 
 
 def open_key(directory: Path) -> MLDSA65PrivateKey:
