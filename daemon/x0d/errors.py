@@ -52,6 +52,10 @@ class PeerUnreachable(X0dError):
     """A peer did not answer, or ended the connection."""
 
 
+class RefusedByPeer(PeerUnreachable):
+    """A peer that is the one meant lets this node in no further, and says so."""
+
+
 class TokenRefused(X0dError):
     """A join token that is spent, expired, unknown, or for something else."""
 

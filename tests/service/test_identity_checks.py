@@ -8,7 +8,7 @@ import pytest
 
 from fakes.clock import FakeClock, run_virtual
 from fakes.svid_source import DAY_S, OWN, FakeSvidSource, ToldChannel
-from x0d.errors import IdentityRefused, NoIdentity, PeerUnreachable
+from x0d.errors import IdentityRefused, NoIdentity, PeerUnreachable, RefusedByPeer
 from x0d.identity.model import Reason
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.ports import PeerTarget
@@ -137,10 +137,11 @@ def test_workload_api_without_an_answer() -> None:
         (IdentityRefused(Reason.WRONG_ID, "it is spiffe://dev.x0d.test/node/n3"), "refused (wrong_id): it is spiffe"),
         (IdentityRefused(Reason.UNTRUSTED, "no authority"), "refused (untrusted)"),
         (PeerUnreachable("10.0.0.2:9471: connection refused"), "connection refused"),
+        (RefusedByPeer("n2 refuses this node: not permitted"), "n2 refuses this node"),
         (NoIdentity("this end has no SVID yet"), "not dialled: this end has no SVID yet"),
         (100.0, "no answer within 7 s"),
     ],
-    ids=["wrong id", "untrusted", "unreachable", "no own", "silent"],
+    ids=["wrong id", "untrusted", "unreachable", "not let in", "no own", "silent"],
 )
 def test_neighbour_that_fails(answer: Exception | float, said: str) -> None:
     """Each way to fail is told with what to do, and does not keep the other neighbours from being tried."""
@@ -150,6 +151,14 @@ def test_neighbour_that_fails(answer: Exception | float, said: str) -> None:
     found = scene.run()
     assert ("failed", "ok") == (found[PEER].outcome, found["peer n3 on eth2"].outcome)
     assert said in found[PEER].detail
+
+
+def test_neighbour_that_does_not_let_us_in() -> None:
+    """Who answers and refuses us is reached: its firewall is not asked after, but what it says of us."""
+    scene = Scene()
+    scene.channel.answers[ADDRESS] = RefusedByPeer("n2 refuses this node: not permitted")
+    remedy = scene.run()[PEER].remedy
+    assert ("journalctl" in remedy, "firewall" in remedy) == (True, False)
 
 
 def test_many_neighbours() -> None:

@@ -1,6 +1,7 @@
 """Joining, over real TLS: one token lets one node in, once; whatever else is tried is refused and spends nothing."""
 
 import asyncio
+import socket
 import ssl
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from grpc import aio
 
 from fakes import raw_http2
+from fakes.tls_peer import hostile
 from transport.issuer_world import N2, OWN, TD, MovedClock, World, issuer_world, play, until
 from x0d.errors import IdentityRefused, InvalidInput, PeerUnreachable, TokenRefused, X0dError
 from x0d.identity.model import Reason, Usage
@@ -20,7 +22,7 @@ from x0d.spiffe.authority import Authority
 from x0d.spiffe.bundles import Bundles
 from x0d.spiffe.certificate import to_pem
 from x0d.spiffe.joined import KeyRequest, take
-from x0d.transport import join_server
+from x0d.transport import connector_dial, join_server
 from x0d.transport.connector import Connector, ExpectPinnedRoot
 from x0d.transport.join_server import source_of
 from x0d.v1 import peer_pb2, peer_pb2_grpc
@@ -373,6 +375,23 @@ def test_a_rotation_of_the_root_leaves_open_tokens_good(tmp_path: Path) -> None:
             await world.join(later)
             await until(lambda: not world.listener.is_open)
             assert world.authority.root_sha256 == (await world.token("n4")).root_sha256
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("speaks", [True, False], ids=["plaintext", "silent"])
+def test_who_proves_nothing_was_not_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speaks: bool) -> None:
+    """What answers without TLS, or not at all, is nobody: the join may be tried again, and it is said what was met."""
+    monkeypatch.setattr(connector_dial, "DEADLINE_S", 0.3)
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            token = await world.token()
+            with hostile(None) as plain, socket.create_server(("127.0.0.1", 0)) as quiet:
+                port = plain.port if speaks else quiet.getsockname()[1]
+                refused = await refusal(world, replace(token, endpoint=f"127.0.0.1:{port}"))
+            assert isinstance(refused, PeerUnreachable)
+            assert "no TLS handshake" in str(refused)
 
     play(scenario)
 

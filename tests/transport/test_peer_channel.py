@@ -1,8 +1,10 @@
 """Calls between daemons: what they return, what they prove, and how their failures are told apart."""
 
 import asyncio
+import contextlib
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
@@ -10,6 +12,8 @@ from typing import Self
 import pytest
 from grpc import StatusCode, aio
 
+from fakes.authority import Issued
+from fakes.tls_lab import DOMAIN, bound, tls_port
 from fakes.tls_peer import (
     LOOPS,
     OWN_ID,
@@ -24,8 +28,9 @@ from fakes.tls_peer import (
     tls_context,
 )
 from fakes.tls_service import serving
-from x0d.errors import IdentityRefused, PeerUnreachable
+from x0d.errors import IdentityRefused, PeerUnreachable, RefusedByPeer
 from x0d.identity.model import Proof
+from x0d.identity.roles import Role
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.ports.identity import KeyOffer, PeerChannel, PeerTarget
 from x0d.telemetry import Telemetry
@@ -44,6 +49,8 @@ class Peer(peer_pb2_grpc.PeerServiceServicer):
         self.answer = ANSWER
         self.refusal = ""
         self.asked: list[KeyOffer] = []
+        self.probed: tuple[StatusCode, str, str] | None = None
+        """How an exchange of descriptors ends, if not well: status, words, and x0d's reason."""
 
     async def AgreeKey(  # noqa: N802  the name of the method
         self,
@@ -56,8 +63,13 @@ class Peer(peer_pb2_grpc.PeerServiceServicer):
         return peer_pb2.AgreeKeyResponse(boot_id=self.answer.boot_id, nonce=self.answer.nonce)
 
     async def ExchangeDescriptors(  # noqa: N802  the name of the method
-        self, request: peer_pb2.ExchangeDescriptorsRequest, _: object
+        self,
+        request: peer_pb2.ExchangeDescriptorsRequest,
+        context: "aio.ServicerContext[peer_pb2.ExchangeDescriptorsRequest, peer_pb2.ExchangeDescriptorsResponse]",
     ) -> peer_pb2.ExchangeDescriptorsResponse:
+        if self.probed is not None:
+            status, words, reason = self.probed
+            await context.abort(status, words, (("x0d-reason", reason),) if reason else ())
         return peer_pb2.ExchangeDescriptorsResponse(descriptors=request.held, wanted=request.descriptors)
 
     def register(self, server: aio.Server) -> None:
@@ -86,6 +98,33 @@ class World:
     def __exit__(self, *_: object) -> None:
         assert [] == list(Path(self._directory.name).iterdir())
         self._directory.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def classical(issued: Issued) -> AsyncIterator[int]:
+    """A peer behind another TLS library than gRPC's, one that knows no post-quantum key exchange; gives its port."""
+    service = aio.server()
+    Peer().register(service)
+    behind = service.add_insecure_port("127.0.0.1:0")
+    await service.start()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", behind)
+        await asyncio.gather(pass_on(reader, inner_writer), pass_on(inner_reader, writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=tls_context(issued))
+    try:
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+    finally:
+        await service.stop(None)
 
 
 @both_loops
@@ -136,12 +175,12 @@ def test_classical_peer_is_refused_where_asked(loop: str) -> None:
 
     async def scene() -> None:
         ca = new_ca()
-        with hostile(tls_context(ca.issue(PEER_ID))) as server:
+        async with classical(ca.issue(PEER_ID)) as port:
             with World(source_of(ca)) as world, pytest.raises(IdentityRefused) as refused:
-                await world.channel.probe(target(server.port))
+                await world.channel.probe(target(port))
             assert "not_post_quantum" == refused.value.reason
             with World(source_of(ca), require_pq=False) as world:
-                assert not (await world.channel.probe(target(server.port))).is_post_quantum
+                assert not (await world.channel.probe(target(port))).is_post_quantum
 
     run_on(loop, scene())
 
@@ -168,6 +207,72 @@ def test_peer_that_refuses_us_is_unreachable_and_says_why(loop: str) -> None:
                 await world.channel.agree(target(service.port), OFFER)
 
     run_on(loop, scene())
+
+
+ADMITTED = (
+    None,
+    (StatusCode.UNIMPLEMENTED, "identity.pqc_beacons is not set", "NotSupported"),
+    (StatusCode.UNIMPLEMENTED, "Method not found!", ""),
+    (StatusCode.UNAVAILABLE, "many descriptors just now", "Busy"),
+    (StatusCode.UNAVAILABLE, "starting: open the store", "starting"),
+    (StatusCode.RESOURCE_EXHAUSTED, "too many", "TooMany"),
+)
+
+
+@pytest.mark.parametrize("probed", ADMITTED, ids=lambda probed: probed and f"{probed[0].name}-{probed[2]}")
+def test_probe_is_content_with_any_answer_from_behind_the_gate(probed: tuple[StatusCode, str, str] | None) -> None:
+    """A peer that is busy, starts, or keeps no descriptors has let us in, and that is what a probe asks."""
+
+    async def scene() -> None:
+        ca, peer = new_ca(), Peer()
+        peer.probed = probed
+        async with serving(ca.issue(PEER_ID), ca, register=peer.register) as service:
+            with World(source_of(ca)) as world:
+                assert PEER_ID == str((await world.channel.probe(target(service.port))).spiffe_id)
+
+    run_on("uvloop", scene())
+
+
+@pytest.mark.parametrize(
+    ("probed", "refuses"),
+    [
+        ((StatusCode.UNAUTHENTICATED, "not authenticated", "identity"), True),
+        ((StatusCode.PERMISSION_DENIED, "not permitted", "role"), True),
+        ((StatusCode.UNAVAILABLE, "no words of x0d's", ""), False),
+    ],
+    ids=["identity", "role", "transport"],
+)
+def test_probe_sees_who_does_not_let_us_in(probed: tuple[StatusCode, str, str], refuses: bool) -> None:
+    """A peer that shakes hands and then refuses the call refuses us; one that only fails is unreachable."""
+
+    async def scene() -> None:
+        ca, peer = new_ca(), Peer()
+        peer.probed = probed
+        async with serving(ca.issue(PEER_ID), ca, register=peer.register) as service:
+            with World(source_of(ca)) as world, pytest.raises(PeerUnreachable, match=probed[1]) as failed:
+                await world.channel.probe(target(service.port))
+        assert refuses == isinstance(failed.value, RefusedByPeer)
+
+    run_on("uvloop", scene())
+
+
+@pytest.mark.parametrize(("own_id", "admitted"), [(OWN_ID, True), (f"{OWN_ID}/x", False)], ids=["node", "stranger"])
+def test_probe_of_a_daemons_own_port(own_id: str, admitted: bool) -> None:
+    """To a real peer port a probe is a call like any other: no handshake that led to nothing, and no role is told."""
+
+    async def scene() -> None:
+        async with tls_port(name="peer", bindings=(bound(Role.PEER, OWN_ID),)) as lab:
+            with World(source_of(lab.ca, own=lab.ca.issue(own_id))) as world:
+                probe = world.channel.probe(target(lab.server.bound_port, f"spiffe://{DOMAIN}/node/n0"))
+                if admitted:
+                    await probe
+                else:
+                    with pytest.raises(RefusedByPeer, match="not permitted"):
+                        await probe
+            assert (1, 1) == (lab.server._callers.connections_seen, lab.server._handshakes._begun)
+            assert ({} if admitted else {"policy": 1}) == lab.failures_by_reason()
+
+    run_on("uvloop", scene())
 
 
 @both_loops

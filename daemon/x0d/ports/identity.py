@@ -101,4 +101,4 @@ class PeerChannel(Protocol):
         """Give descriptors: those we lack, the hashes of those that the peer wants, and what it has proved."""
 
     async def probe(self, target: PeerTarget) -> Proof:
-        """Shake hands and end the connection."""
+        """Shake hands, see that the peer lets us in (RefusedByPeer if not), and end the connection."""

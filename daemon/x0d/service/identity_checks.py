@@ -1,7 +1,8 @@
 """``x0ctl identity check``: what identity rests on, really tried, with what to do about each shortfall.
 
-The Workload API is asked anew, and every neighbour's daemon is dialled and hung up on, all at once; what has not
-answered within ``CHECK_S`` has failed.  Nothing is changed: no key is agreed, nothing that was learned is kept.
+The Workload API is asked anew, and every neighbour's daemon is dialled and asked whether it lets us in, all at
+once; what has not answered within ``CHECK_S`` has failed.  Nothing is changed: no key is agreed, nothing that was
+learned is kept.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from ipaddress import ip_address
 from typing import Any, Final
 
-from x0d.errors import IdentityRefused, NoIdentity, PeerUnreachable
+from x0d.errors import IdentityRefused, NoIdentity, PeerUnreachable, RefusedByPeer
 from x0d.identity.lifetime import Validity
 from x0d.identity.model import Proof
 from x0d.ports import Clock, PeerChannel, PeerTarget
@@ -104,6 +105,9 @@ class IdentityChecks:
             return IdentityCheck(name, FAILED, f"refused ({error.reason}): {error}", remedy)
         except NoIdentity as error:
             return IdentityCheck(name, FAILED, f"not dialled: {error}", self._facts().remedy)
+        except RefusedByPeer as error:
+            remedy = "its journalctl -u x0d says why: look there at its roots, [[identity.bindings]] and require_pq"
+            return IdentityCheck(name, FAILED, str(error), remedy)
         except PeerUnreachable as error:
             remedy = f"does x0d run on {target.spiffe_id}, and does a firewall let TCP through to {where}?"
             return IdentityCheck(name, FAILED, str(error), remedy)

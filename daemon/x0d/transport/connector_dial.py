@@ -18,7 +18,7 @@ from OpenSSL import SSL
 
 from x0d.errors import IdentityRefused, PeerUnreachable
 from x0d.identity.model import Proof, Reason
-from x0d.transport.connector_tls import Contexts, Expect, early_end_text, open_connection, refusal_of
+from x0d.transport.connector_tls import Contexts, Expect, open_connection, refusal_of
 
 DEADLINE_S: Final = 5.0
 """For names, TCP and TLS together."""
@@ -40,26 +40,6 @@ class Session:
     tcp: socket.socket
     tls: SSL.Connection
     proof: Proof
-
-    async def confirm(self) -> None:
-        """Wait until the peer, too, has accepted us, which TLS 1.3 tells late; an HTTP/2 server speaks unasked.
-
-        Raises:
-            PeerUnreachable: it ended the connection, or stays silent.
-        """
-        try:
-            async with asyncio.timeout(DEADLINE_S):
-                while True:
-                    try:
-                        self.tls.recv(1)
-                    except SSL.WantReadError:
-                        await ready(self.tcp, to_write=False)
-                    else:
-                        return
-        except TimeoutError as error:
-            raise PeerUnreachable(f"accepted, and silent for {DEADLINE_S:g} s") from error
-        except SSL.Error as error:
-            raise PeerUnreachable(early_end_text(error)) from error
 
     def close(self) -> None:
         """Say goodbye if there is room for it, and close; the event loop watches ``tcp`` no more."""

@@ -38,6 +38,10 @@ REST_S: Final = 0.1
 PATH_BYTES_MAX: Final = 107
 """Longest path of a unix socket (sun_path without its end)."""
 
+_NOT_THE_PEERS_FAULT: Final = frozenset(
+    {UNREACHABLE, Reason.TIMEOUT, Reason.HANDSHAKE, Reason.NO_OWN_SVID, Reason.OWN_SVID_EXPIRED}
+)
+"""Nobody was told from somebody else: the dial is worth another try later."""
 _UCRED: Final = struct.Struct("iII")
 _BACKLOG: Final = 16
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -58,6 +62,12 @@ class DialError:
     reason: str
     """A word of ``identity.model.Reason``, or ``unreachable``."""
     detail: str
+
+    def as_error(self) -> IdentityRefused | PeerUnreachable:
+        """Refused is who proved to be somebody else, or nobody; who proved nothing either way was not reached."""
+        if self.reason in _NOT_THE_PEERS_FAULT:
+            return PeerUnreachable(self.detail)
+        return IdentityRefused(self.reason, self.detail)
 
 
 class Connector:

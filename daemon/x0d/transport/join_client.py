@@ -19,7 +19,7 @@ from x0d.identity.token import JoinToken, split_endpoint
 from x0d.ports.issuer import Admission, Grant, join_id
 from x0d.spiffe.certificate import split_der
 from x0d.spiffe.snapshot import SnapshotSource
-from x0d.transport.connector import UNREACHABLE, Connector, ExpectId, ExpectPinnedRoot
+from x0d.transport.connector import Connector, ExpectId, ExpectPinnedRoot
 from x0d.v1 import peer_pb2, peer_pb2_grpc
 
 CALL_S_MAX: Final = 15.0
@@ -134,9 +134,7 @@ def _failure(
     """Say what stopped a call: the dial if it did, else what the issuer answered."""
     dialled = connector.last_error
     if dialled is not None:
-        if dialled.reason == UNREACHABLE:
-            return PeerUnreachable(dialled.detail)
-        return IdentityRefused(dialled.reason, dialled.detail)
+        return dialled.as_error()
     said = error.details() or error.code().name
     if error.code() is StatusCode.INVALID_ARGUMENT:
         return InvalidInput(f"the issuer says: {said}")

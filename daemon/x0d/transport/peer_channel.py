@@ -11,13 +11,13 @@ from typing import Final
 
 from grpc import StatusCode, aio
 
-from x0d.errors import AddressUnavailable, IdentityRefused, PeerUnreachable
-from x0d.identity.model import Proof, Reason
+from x0d.errors import AddressUnavailable, IdentityRefused, PeerUnreachable, RefusedByPeer
+from x0d.identity.model import Proof
 from x0d.ports.identity import KeyOffer, PeerTarget
 from x0d.spiffe.snapshot import SnapshotSource
 from x0d.telemetry import Telemetry
-from x0d.transport.connector import UNREACHABLE, Connector
-from x0d.transport.connector_dial import DEADLINE_S, Dialer
+from x0d.transport.connector import Connector
+from x0d.transport.connector_dial import DEADLINE_S
 from x0d.transport.connector_tls import ExpectId
 from x0d.v1 import peer_pb2, peer_pb2_grpc
 
@@ -25,10 +25,12 @@ NONCE_BYTES: Final = 32
 CALL_S_MAX: Final = DEADLINE_S + 2.0
 """For the dial and the call."""
 
-_NOT_THE_PEERS_FAULT: Final = frozenset(
-    {UNREACHABLE, Reason.TIMEOUT, Reason.HANDSHAKE, Reason.NO_OWN_SVID, Reason.OWN_SVID_EXPIRED}
-)
-"""Nobody was told from somebody else: the dial is worth another try later."""
+PROBE_S_MAX: Final = DEADLINE_S + 1.0
+"""For the dial and the call of a probe: who looks at many neighbours waits for the slowest of them."""
+
+_REFUSALS: Final = frozenset({StatusCode.UNAUTHENTICATED, StatusCode.PERMISSION_DENIED})
+_TRANSPORT: Final = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED})
+"""What gRPC itself says where a dial or a connection failed."""
 
 
 class GrpcPeerChannel:
@@ -76,26 +78,21 @@ class GrpcPeerChannel:
             return tuple(response.descriptors), tuple(response.wanted), _proof_of(connector)
 
     async def probe(self, target: PeerTarget) -> Proof:
-        """Shake hands, see that the peer accepts us too, and end the connection.
+        """Shake hands, and see that the peer admits us too: it judges a caller, its key exchange and role, at a call.
+
+        The call asks for descriptors and gives none, which changes nothing there.  Its answer does not matter: whoever
+        says that it is busy, or keeps no descriptors, has let us in.
 
         Raises:
             IdentityRefused, PeerUnreachable: as in the port.
         """
-        expect = ExpectId(target.spiffe_id, self._source, self._require_pq)
-        dialer = Dialer(str(target.address), target.port, target.interface, expect, self._unix_s)
-        try:
-            session = await dialer.dial()
-        except IdentityRefused as refused:
-            self._refused(refused.reason)
-            raise _error_of(refused.reason, str(refused)) from refused
-        try:
-            self._accepted(session.proof)
-            await session.confirm()
-        except PeerUnreachable as error:
-            raise PeerUnreachable(f"{dialer.where}: {error}") from error
-        finally:
-            session.close()
-        return session.proof
+        async with self._dialled(target) as (peer, connector):
+            try:
+                await peer.ExchangeDescriptors(peer_pb2.ExchangeDescriptorsRequest(), timeout=PROBE_S_MAX)
+            except aio.AioRpcError as error:
+                if not _admits(error):
+                    raise
+            return _proof_of(connector)
 
     @contextlib.asynccontextmanager
     async def _dialled(self, target: PeerTarget) -> AsyncIterator[tuple[peer_pb2_grpc.PeerServiceStub, Connector]]:
@@ -135,14 +132,20 @@ def _proof_of(connector: Connector) -> Proof:
     return connector.last_proof
 
 
-def _error_of(reason: str, detail: str) -> IdentityRefused | PeerUnreachable:
-    return PeerUnreachable(detail) if reason in _NOT_THE_PEERS_FAULT else IdentityRefused(reason, detail)
+def _admits(error: aio.AioRpcError) -> bool:
+    """Whether a call failed behind the peer's gate: an x0d that has judged us says its reason, gRPC itself has none."""
+    if error.code() in _REFUSALS:
+        return False
+    return error.code() is StatusCode.UNIMPLEMENTED or "x0d-reason" in dict(error.trailing_metadata() or ())
 
 
 def _error_of_call(
     error: aio.AioRpcError, connector: Connector, target: PeerTarget
 ) -> IdentityRefused | PeerUnreachable:
     why = connector.last_error
-    if why is not None and error.code() in {StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED}:
-        return _error_of(why.reason, why.detail)
-    return PeerUnreachable(f"{target.spiffe_id}: {error.code().name}: {error.details()}")
+    if why is not None and error.code() in _TRANSPORT:
+        return why.as_error()
+    said = f"{error.code().name}: {error.details()}"
+    if error.code() in _REFUSALS:
+        return RefusedByPeer(f"{target.spiffe_id} refuses this node: {said}")
+    return PeerUnreachable(f"{target.spiffe_id}: {said}")
