@@ -6,7 +6,7 @@ that both spans, with and without, hold the same work but for the attack.
 
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -107,20 +107,15 @@ class Attack:
     """A second."""
     told: Order = field(default_factory=dict)
 
-    def turn(self, around: World, chance: random.Random, seconds: float) -> None:
-        """A span with and one without, either first."""
-        for is_attacked in chance.sample((True, False), 2):
-            if not is_attacked:
-                self.quiet.append(around.span(seconds))
-            else:
-                self.begin()
-                begun = time.monotonic()
-                try:
-                    self.attacked.append(around.span(seconds))
-                finally:
-                    self.told = self.end()
-                self.arrived.append(self.told["arrived"] / (time.monotonic() - begun))
-            time.sleep(SETTLE_S)
+    def strike(self, around: World, seconds: float) -> None:
+        """One span with it."""
+        self.begin()
+        begun = time.monotonic()
+        try:
+            self.attacked.append(around.span(seconds))
+        finally:
+            self.told = self.end()
+        self.arrived.append(self.told["arrived"] / (time.monotonic() - begun))
 
     def rows(self) -> list[Row]:
         """The table's lines."""
@@ -160,3 +155,16 @@ class Attack:
                 "",
             ),
         ]
+
+
+def take_turn(around: World, attacks: Sequence[Attack], chance: random.Random, seconds: float) -> None:
+    """A span with each, and one at rest that all of them are compared with, in whatever order."""
+    kinds: list[Attack | None] = [*attacks, None]
+    for attack in chance.sample(kinds, len(kinds)):
+        if attack is None:
+            quiet = around.span(seconds)
+        else:
+            attack.strike(around, seconds)
+        time.sleep(SETTLE_S)
+    for each in attacks:
+        each.quiet.append(quiet)

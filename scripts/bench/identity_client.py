@@ -19,6 +19,7 @@ from bench.identity_children import Order, obey, run_child
 from bench.identity_load import Load
 from bench.identity_server import until_there, watcher_of
 from x0d.identity.agreement import agree
+from x0d.identity.model import Proof
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.ports.identity import KeyOffer, PeerTarget
 from x0d.spiffe.watcher import Watcher
@@ -69,6 +70,8 @@ class Ours(Way):
         self.watcher = watcher
         self.port = port
         self.directory = directory
+        self.handshakes = 0
+        """Of all channels so far."""
 
     @property
     def expect(self) -> ExpectId:
@@ -79,7 +82,13 @@ class Ours(Way):
     async def channel(self) -> AsyncIterator[aio.Channel]:
         """Dial by a connector of its own."""
         connector = Connector(
-            host=HOST, port=self.port, interface="", expect=self.expect, directory=self.directory, unix_s=time.time
+            host=HOST,
+            port=self.port,
+            interface="",
+            expect=self.expect,
+            directory=self.directory,
+            unix_s=time.time,
+            on_handshake=self._count,
         )
         await connector.start()
         try:
@@ -87,6 +96,9 @@ class Ours(Way):
                 yield channel
         finally:
             await connector.stop()
+
+    def _count(self, _: Proof) -> None:
+        self.handshakes += 1
 
     async def dial(self) -> None:
         """One TCP connection and handshake, judged."""
@@ -127,11 +139,12 @@ class Caller:
             case "agreements":
                 return {"ms": [await _timed(self._way.agree) for _ in range(count)]}
             case "load":
+                self._way.handshakes = 0
                 self._load = Load(self._way.channel)
                 await self._load.start()
             case "unload":
                 assert self._load is not None
-                return await self._load.stop()
+                return {**await self._load.stop(), "handshakes": self._way.handshakes}
         return {"updates": self._way.watcher.status().updates}
 
     async def _calls(self, count: int, message: bytes) -> list[float]:

@@ -39,7 +39,7 @@ EPILOG = """figures:
   without them, in turns, in percent of a core.
 
 examples:
-  scripts/bench/identity                      everything: about six minutes
+  scripts/bench/identity                      everything: about ten minutes
   scripts/bench/identity --only calls --runs 15
   scripts/bench/identity --quick              to see that it works
 """

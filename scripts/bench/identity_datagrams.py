@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from bench.dataplane_table import Row
-from bench.identity_attack import ATTACKER, HEAD, TARGET, Attack, world
+from bench.identity_attack import ATTACKER, HEAD, TARGET, Attack, take_turn, world
 from bench.identity_children import Order, child
 from bench.identity_effort import Effort
 from bench.session import say
@@ -44,7 +44,7 @@ def measure(_directory: Path, chance: random.Random, effort: Effort) -> list[Row
 
             attack = Attack("hostile datagrams", begin, end)
             for _ in range(effort.runs):
-                attack.turn(around, chance, effort.seconds)
+                take_turn(around, [attack], chance, effort.seconds)
     say(f"hostile datagrams of the last turn: sent {attack.told['sent']}, refused {attack.told['refused']}")
     return attack.rows()
 

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.dataplane_table import Row
-from bench.identity_attack import ATTACKER, CONTROL_PORT, HEAD, TARGET, Attack, World, world
+from bench.identity_attack import ATTACKER, CONTROL_PORT, HEAD, TARGET, Attack, World, take_turn, world
 from bench.identity_children import Child, Order, child
 from bench.identity_effort import Effort
 from bench.session import say
@@ -33,20 +33,20 @@ KINDS = {
 
 
 def measure(_directory: Path, chance: random.Random, effort: Effort) -> list[Row]:
-    """Attack in turns, one kind after the other in each."""
+    """Attack in turns, with each kind from one source, then from many."""
     with ExitStack() as stack:
         around = stack.enter_context(world())
         one, many = [around.lab.topology.links[0].address(ATTACKER)], _add_sources(around)
         namespace = around.lab.namespace(ATTACKER)
         knockers = [stack.enter_context(child("identity_strangers", namespace=namespace)) for _ in range(CHILDREN)]
-        attacks = [
-            _attack(around, knockers, f"{where}: {text}", kind, sources, effort.rate)
-            for where, sources in (("one source", one), ("200 sources", many))
-            for kind, text in KINDS.items()
+        groups = [
+            [_attack(around, knockers, f"{where}: {text}", kind, sources, effort.rate) for kind, text in KINDS.items()]
+            for where, sources in (("one source", one), (f"{SOURCES} sources", many))
         ]
         for _ in range(effort.runs):
-            for attack in attacks:
-                attack.turn(around, chance, effort.seconds)
+            for group in groups:
+                take_turn(around, group, chance, effort.seconds)
+    attacks = [attack for group in groups for attack in group]
     for attack in attacks:
         say(f"{attack.name}, last turn: {attack.told}")
     return [row for attack in attacks for row in attack.rows()]

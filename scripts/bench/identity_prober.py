@@ -24,7 +24,7 @@ from x0d.v1 import node_pb2, node_pb2_grpc
 
 CALL_S = 3.0
 """A call that takes longer has failed, and counts as that long."""
-EVERY_S = {"unix": 0.05, "tls": 0.05, "fresh": 0.25}
+EVERY_S = {"unix": 0.05, "tls": 0.05, "fresh": 0.1}
 """Between two calls of a kind; ``fresh`` has a connection of its own."""
 SPREAD_S = 0.013
 METRICS = "http://127.0.0.1:9475/metrics"

@@ -79,10 +79,12 @@ def _rows(rotating: Order, after: Order, effort: Effort) -> list[Row]:
     def row(what: str, source: Order, name: str, target: Target | None = None) -> Row:
         return Row(what, [source.get(name, 0)], (), target, "")
 
+    renewed = rotating["handshakes"] - rotating["connections"] - 2  # the channel's first, and the stream's
     return [
         Row("rotations of both leaves, and one of the root", [effort.rotations], (), None, ""),
         row("calls on one channel meanwhile", rotating, "calls"),
         row("of these failed", rotating, "calls_failed", NONE),
+        Row("renewals of that channel's connection", [renewed], (), None, ""),
         row("new connections with a call meanwhile", rotating, "connections"),
         row("of these failed", rotating, "connections_failed", NONE),
         row("messages of the stream", rotating, "messages"),
