@@ -25,6 +25,7 @@ from x0d.spiffe.snapshot import Snapshot
 from x0d.spiffe.watcher import Watcher
 from x0d.transport.entitlement import joined_entitlement
 from x0d.transport.join_client import RenewalClient
+from x0d.transport.tls_callers import SCARCE_BURST
 from x0d.transport.tls_server import TlsServer
 from x0d.transport.workload_server import WorkloadServer
 from x0d.v1 import peer_pb2_grpc
@@ -247,6 +248,33 @@ class OneSvid:
 
     def subscribe(self, on_change: object) -> None:
         del on_change
+
+
+def test_renewals_have_a_budget(tmp_path: Path) -> None:
+    """A node that renews without end is told to wait, before a record is written or anything signed; others are not."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world, peer_port(world) as (server, auditor):
+            clients = [
+                RenewalClient(
+                    endpoint=f"127.0.0.1:{server.bound_port}",
+                    issuer_id=OWN,
+                    source=OneSvid(world, spiffe_id),
+                    require_pq=True,
+                    directory=world.runtime_dir,
+                    unix_s=world.clock.unix_s,
+                )
+                for spiffe_id in (N2, node_id(TD, "n3"))
+            ]
+            csr = KeyRequest.make().csr_der
+            for _ in range(SCARCE_BURST):
+                await clients[0].renew(csr)
+            with pytest.raises(PeerUnreachable, match="too often; try again in 20 s"):
+                await clients[0].renew(csr)
+            assert SCARCE_BURST == len(auditor.records)
+            await clients[1].renew(csr)
+
+    play(scenario)
 
 
 def test_somebody_else_at_the_issuers_address(tmp_path: Path) -> None:

@@ -162,15 +162,18 @@ class Gate(aio.ServerInterceptor):
         auditor: Auditor | None = None,
         streams: OpenStreams | None = None,
         explain: Callable[[str, Principal], str] | None = None,
+        limit: Callable[[str, Principal], None] | None = None,
     ) -> None:
         """``authenticate`` gets the call's context and raises IdentityRefused.
 
-        ``explain`` says why a caller may not call; None: neither that nor anything else is told.
+        ``explain`` says why a caller may not call; None: neither that nor anything else is told.  ``limit`` raises Busy
+        for a unary call that its caller makes too often, before a record is written.
         """
         self._authenticate = authenticate
         self._denials = denials
         self._streams = OpenStreams() if streams is None else streams
         self._explain = explain
+        self._limit = limit
         self.auditor = auditor
         self.step: str | None = "first steps"
 
@@ -242,6 +245,8 @@ class Gate(aio.ServerInterceptor):
         async def call(requests: Any, context: "Context") -> Any:  # noqa: ANN401 - any iterator and message
             principal = await self._admit(method, context)
             try:
+                if self._limit is not None:
+                    self._limit(method, principal)
                 async with _in_time(context):
                     request = await only_one(requests)
                     if method not in AUDITED:

@@ -7,16 +7,18 @@ like are never read: they are cut at a NUL, and a federated authority could mint
 
 The checks, in this order: TLS and not plaintext, TLS 1.3, a full handshake and not a resumed one, post-quantum where
 that is required, one leaf, its rules, the bundle of its own trust domain now, no identity of development in production.
-Roles come after: ``gate.py`` asks the table.
+Roles come after: ``gate.py`` asks the table, and then what a caller may cost (``limit``).
 """
 
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from grpc import aio
 
-from x0d.errors import IdentityRefused
+from x0d.errors import Busy, IdentityRefused
+from x0d.identity.budget import Budgets
 from x0d.identity.leaf import CHAIN_BYTES_MAX
 from x0d.identity.model import MLKEM, Principal, Proof, Reason, Usage
 from x0d.identity.roles import Binding, Role, roles_of
@@ -27,6 +29,11 @@ from x0d.transport.access import METHODS
 STREAM_PAST_EXPIRY_S_MAX: Final = 86_400.0
 """How long a stream of an operator goes on after the SVID that opened it has expired: expiry is not distrust."""
 TLS_VERSION: Final = "TLSv1.3"
+SCARCE: Final = frozenset({"/x0d.v1.IssuerService/RenewSvid"})
+"""Each call signs a certificate and leaves a record, and every node may make it."""
+SCARCE_RATE_PER_S: Final = 0.05
+"""Of each caller; the shortest ``identity.svid_ttl_s``, 60 s, needs one renewal in 27 s."""
+SCARCE_BURST: Final = 5
 
 _BEGIN: Final = b"-----BEGIN "
 _TIME: Final = frozenset({Reason.EXPIRED, Reason.NOT_YET_VALID})
@@ -46,6 +53,7 @@ class TlsCallers:
         connections_max: int,
         counted: Telemetry,
         unix_s: Callable[[], float],
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """``judge`` looks again at a proof, with the bundles and the clock of now; it raises IdentityRefused."""
         self._source = source
@@ -54,6 +62,8 @@ class TlsCallers:
         self._dev_allowed = dev_allowed
         self._counted = counted
         self._unix_s = unix_s
+        self._monotonic_s = monotonic_s
+        self._scarce = Budgets(SCARCE_RATE_PER_S, SCARCE_BURST)
         self._seen: OrderedDict[str, None] = OrderedDict()
         self._seen_max = 2 * connections_max
         self.bindings = tuple(bindings)
@@ -73,6 +83,15 @@ class TlsCallers:
             self._counted.tls_handshakes.labels("server", proof.group, proof.tls_version, _word(proof)).inc()
         roles = roles_of(proof.spiffe_id, self.bindings)
         return Principal(str(proof.spiffe_id), roles, proof, address=peer)
+
+    def limit(self, method: str, principal: Principal) -> None:
+        """Spend of what a caller may have of a method that costs more than an answer.
+
+        Raises:
+            Busy: it has had it just now.
+        """
+        if method in SCARCE and not self._scarce.take(principal.name, self._monotonic_s()):
+            raise Busy(f"{principal.name} has asked for this too often; try again in {1 / SCARCE_RATE_PER_S:g} s")
 
     def judge(self, principal: Principal, method: str) -> None:
         """Look again whether the caller of a stream may go on with it.

@@ -97,7 +97,9 @@ class TlsServer:
         )
         self._streams = OpenStreams(self._callers.judge, self._on_cut)
         self._denials = Denials(f"{name} port", counted, on_refusal)
-        self._gate = Gate(self._callers.authenticate, self._denials, auditor=auditor, streams=self._streams)
+        self._gate = Gate(
+            self._callers.authenticate, self._denials, auditor=auditor, streams=self._streams, limit=self._callers.limit
+        )
         self._health = Health()
         self._options = {  # each once: of an option given twice gRPC takes the first
             **dict(OPTIONS),
