@@ -1,5 +1,6 @@
 """Fake views of identity and audit: answers as set by the test; nobody is really dialled, nothing is on disk."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -95,6 +96,8 @@ class FakeIdentityView:
         self.current = IDENTITY
         self.checks: Sequence[IdentityCheck] = CHECKS
         self.asked: list[tuple[str, str]] = []
+        self.go_on: asyncio.Event | None = None
+        """What a token waits for before it is made; None: nothing."""
         self.fails: X0dError | None = None
 
     def identity(self) -> Identity:
@@ -107,6 +110,8 @@ class FakeIdentityView:
         if self.fails is not None:
             raise self.fails
         self.asked.append((spiffe_id, address))
+        if self.go_on is not None:
+            await self.go_on.wait()
         full = spiffe_id if "://" in spiffe_id else f"spiffe://dev.x0d.test/node/{spiffe_id}"
         return CreatedToken(f"x0d1-token{len(self.asked)}", full, address or "192.0.2.1", UNIX_MS + 600_000)
 

@@ -9,8 +9,8 @@ from grpc import StatusCode
 
 from fakes.audit_store import FakeAuditStore
 from fakes.clock import FakeClock
-from fakes.control import Lab, outcome, run, running, stream_outcome
-from fakes.views_identity import FakeAuditView
+from fakes.control import Lab, outcome, run, running, stream_outcome, until
+from fakes.views_identity import FakeAuditView, FakeIdentityView
 from service.policies import REFUSAL, World
 from x0d.errors import KernelRefused, NotThere
 from x0d.policy.model import Limit, Terms, parse_prefix
@@ -19,7 +19,16 @@ from x0d.service.alerts import Alerts
 from x0d.service.audit import Audit
 from x0d.service.policy_told import TOLD_MAX, deny_text, limit_text
 from x0d.telemetry import Telemetry
-from x0d.v1 import audit_pb2, audit_pb2_grpc, dataplane_pb2, dataplane_pb2_grpc, node_pb2, node_pb2_grpc
+from x0d.v1 import (
+    audit_pb2,
+    audit_pb2_grpc,
+    dataplane_pb2,
+    dataplane_pb2_grpc,
+    identity_pb2,
+    identity_pb2_grpc,
+    node_pb2,
+    node_pb2_grpc,
+)
 
 
 def play(scenario: Callable[[World], Awaitable[None]]) -> None:
@@ -170,6 +179,31 @@ def test_caller_that_leaves(leaves: str) -> None:
         return [(row.outcome, row.detail, row.after) for row in store.rows.values()]
 
     assert [("done", "its caller had left", "in force: log.level; after a restart: mesh.mesh_port")] == run(scene())
+
+
+def test_token_whose_caller_leaves() -> None:
+    """A token that is made although its caller has left is in its record: somebody may hold it."""
+
+    async def scene() -> list[tuple[str, str, str]]:
+        store, go_on = FakeAuditStore(), asyncio.Event()
+        audit = Audit(store, FakeClock(), Alerts(), Telemetry())
+        async with running() as lab, lab.channel() as channel:
+            lab.server.auditor = audit
+            view = lab.views.identity
+            assert isinstance(view, FakeIdentityView)
+            view.go_on = go_on
+            call = identity_pb2_grpc.IdentityServiceStub(channel).CreateToken(
+                identity_pb2.CreateTokenRequest(spiffe_id="n2")
+            )
+            await until(lambda: view.asked)
+            call.cancel()
+            await until(lambda: audit._writing)
+            go_on.set()
+            await audit.settle()
+        return [(row.outcome, row.detail, row.after) for row in store.rows.values()]
+
+    after = "spiffe://dev.x0d.test/node/n2 may join by 192.0.2.1"
+    assert [("done", "its caller had left", after)] == run(scene())
 
 
 def test_listing() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from x0d.errors import InvalidInput
 from x0d.identity.spiffe_id import ID_BYTES_MAX
-from x0d.ports.audit import tell_change
+from x0d.ports.issuer import CreatedToken
 from x0d.service.api_changes import Changes
 from x0d.service.api_convert import to_message
 from x0d.service.views import Views, there
@@ -57,8 +57,8 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
             raise InvalidInput(f"spiffe_id is the ID or the name of the node that joins, at most {ID_BYTES_MAX} bytes")
         if len(request.address) > ADDRESS_CHARACTERS_MAX or not request.address.isprintable():
             raise InvalidInput(f"address is a host or an IP address, at most {ADDRESS_CHARACTERS_MAX} characters")
-        created = await self._changes.run(there(self._views.identity).create_token(request.spiffe_id, request.address))
-        tell_change(after=f"{created.spiffe_id} may join by {created.address}")
+        made = there(self._views.identity).create_token(request.spiffe_id, request.address)
+        created = await self._changes.run(made, _created_text)
         return to_message(created, identity_pb2.CreateTokenResponse)
 
     async def ListDescriptors(  # noqa: N802 - gRPC's name
@@ -71,3 +71,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         return identity_pb2.ListDescriptorsResponse(
             descriptors=[to_message(row, identity_pb2.Descriptor) for row in rows]
         )
+
+
+def _created_text(created: CreatedToken) -> str:
+    return f"{created.spiffe_id} may join by {created.address}"
