@@ -120,6 +120,7 @@ TOKEN_SPENT = "token_spent"  # noqa: S105  the name of an event
 TOKEN_REFUSED = "token_refused"  # noqa: S105  the name of an event
 JOIN_OPENED = "join_opened"
 JOIN_CLOSED = "join_closed"
+CONNECTIONS_OUTLIVE_SVID = "connections_outlive_svid"
 SVID_RENEWED = "svid_renewed"
 SVID_RENEWAL_FAILED = "svid_renewal_failed"
 AUDIT = "audit"

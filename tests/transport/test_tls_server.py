@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+import structlog.testing
 from cryptography import x509
 from grpc import StatusCode
 
@@ -26,8 +27,11 @@ from fakes.tls_lab import (
     tls_port,
 )
 from x0d.errors import AddressUnavailable, IdentityRefused
+from x0d.identity.lifetime import renewal_at
+from x0d.spiffe.bundles import Bundles
+from x0d.spiffe.snapshot import Snapshot
 from x0d.transport.denials import Denials
-from x0d.transport.tls_server import Handshakes
+from x0d.transport.tls_server import Handshakes, age_ms_of
 
 SELF = f"spiffe://{DOMAIN}/node/n0"
 
@@ -114,7 +118,7 @@ def test_root_rotation() -> None:
 
 
 def test_connections_are_recycled() -> None:
-    """At half of the SVID's life a client is asked to connect anew: no call fails, and an open stream goes on."""
+    """At a part of the SVID's life a client is asked to connect anew: no call fails, and an open stream goes on."""
 
     async def scene() -> None:
         async with tls_port(ttl_s=2.0) as lab, lab.channel(lab.ca.issue(OPERATOR)) as channel:
@@ -125,6 +129,31 @@ def test_connections_are_recycled() -> None:
             assert {OPERATOR} == lab.reached.streams
             assert not call.done()
             call.cancel()
+
+    run(scene())
+
+
+@pytest.mark.parametrize("life_s", [60, 3_600, 86_400])
+def test_a_connection_ends_before_its_svid(life_s: int) -> None:
+    """Made at the latest instant of a renewal, with gRPC's jitter on top, a connection is over before its SVID is."""
+    svid = svid_of(CA(DOMAIN, start_unix_s=time.time()).issue(SELF), SELF, life_s)
+    made_at = renewal_at(svid.not_before_unix_s, svid.not_after_unix_s, 1.0)
+    age_s = age_ms_of(Snapshot(1, svid, Bundles.of({}))) / 1e3
+    assert age_s > life_s / 4
+    assert made_at + 1.1 * age_s < svid.not_after_unix_s
+
+
+def test_svids_that_live_shorter_are_told_once() -> None:
+    """A port opened for long-lived SVIDs says that its connections outlive shorter ones, and says nothing of others."""
+
+    async def scene() -> None:
+        async with tls_port(ttl_s=3_600.0) as lab:
+            with structlog.testing.capture_logs() as logged:
+                for life_s in (3_600.0, 7_200.0, 3_100.0, 600.0, 590.0):
+                    lab.source.put(svid_of(lab.own, SELF, life_s), lab.ca)
+            assert [("connections_outlive_svid", "control", 1200.0)] == [
+                (entry["event"], entry["port"], entry["connection_age_s"]) for entry in logged
+            ]
 
     run(scene())
 

@@ -1,9 +1,9 @@
 """A TCP port with mTLS: the control port for people, the peer port for daemons.
 
 The port opens with the first SVID that the Workload API gives; until then nothing listens.  Each handshake takes the
-newest SVID and bundles, so a rotation touches no connection that exists.  Connections are recycled at half of the
-SVID's life, and streams on them go on: ``max_connection_age`` with infinite grace.  What a caller has shown is judged
-on every call (``tls_callers.py``, ``gate.py``), and for open streams after every change and each second.
+newest SVID and bundles, so a rotation touches no connection that exists.  Connections are recycled at a third of
+the SVID's life, and streams on them go on: ``max_connection_age`` with infinite grace.  What a caller has shown is
+judged on every call (``tls_callers.py``, ``gate.py``), and for open streams after every change and each second.
 
 The TLS library tells nobody of a handshake that it refuses (unknown authority, expired, no certificate, plaintext).  It
 does ask for our certificate at the begin of each, so the failures are counted by what is left over: connections that
@@ -42,6 +42,14 @@ LOOK_S: Final = 1.0
 """Between two looks at the open streams; a change of the bundles does not wait for it."""
 FIRST_CALL_S: Final = 1.0
 """After a handshake's time, for its connection's first call."""
+AGE_SHARE: Final = 1 / 3
+"""Of our SVID's life, to a connection, which is to end before the SVID does that it was made with.
+
+SVIDs are replaced at half of their life, give or take a twentieth.  So a connection is made at 0.55 of it at the
+latest, and gRPC adds up to a tenth to its age: it ends at 0.92, and a renewal may be late by what is left.
+"""
+AGE_SLACK: Final = 1.2
+"""An SVID shorter by this still outlives the connections made with it."""
 AGE_MS_MIN: Final = 1_000
 AGE_MS_MAX: Final = 2**31 - 1
 
@@ -112,6 +120,8 @@ class TlsServer:
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._shown_generation = 0
+        self._age_ms = 0
+        self._outlives = False
         self.bound_port = 0
         """0 while the port is not open."""
         self.last_error = ""
@@ -172,9 +182,8 @@ class TlsServer:
     # ---- the port ----
 
     async def _open(self, snapshot: Snapshot) -> None:
-        svid = snapshot.svid
-        half_ms = int((svid.not_after_unix_s - svid.not_before_unix_s) * 500)
-        options = {**self._options, "grpc.max_connection_age_ms": min(max(half_ms, AGE_MS_MIN), AGE_MS_MAX)}
+        self._age_ms = age_ms_of(snapshot)
+        options = {**self._options, "grpc.max_connection_age_ms": self._age_ms}
         health = self._health if self._name == "control" else None
         server = build(self._gate, self._servicers, tuple(options.items()), health)
         self._shown_generation = snapshot.generation
@@ -204,8 +213,29 @@ class TlsServer:
     def _on_change(self) -> None:
         """Take a new SVID or new bundles: what exists is judged by them at once, what comes is shown them."""
         self._streams.look()
+        if self._server is not None:
+            self._check_age()
         if self._server is None and self._opening is None and self._timer is not None:
             self._opening = asyncio.get_running_loop().create_task(self._open_late(), name=f"open {self._name} port")
+
+    def _check_age(self) -> None:
+        """Say so where SVIDs live much shorter than the one that the port was opened with.
+
+        The age of connections cannot be changed while a server runs.  Nothing is open for that: calls and streams are
+        judged by the clock, each by itself.  But a client that keeps one connection may be refused on it when its own
+        SVID of then has ended, and sees ours after its end, until it connects anew.  To open the port again would cut
+        calls for a change that an operator makes once.
+        """
+        assert self._source.current is not None, "a source that had a snapshot keeps one"
+        outlives = self._age_ms > AGE_SLACK * age_ms_of(self._source.current)
+        if outlives and not self._outlives:
+            log.warning(
+                telemetry.CONNECTIONS_OUTLIVE_SVID,
+                port=self._name,
+                connection_age_s=self._age_ms / 1e3,
+                remedy="SVIDs live shorter than when this port was opened: restart x0d to recycle connections in time",
+            )
+        self._outlives = outlives
 
     async def _open_late(self) -> None:
         try:
@@ -266,6 +296,12 @@ class Handshakes:
         new = max(0, due - connections_seen - self._failed)
         self._failed += new
         return new
+
+
+def age_ms_of(snapshot: Snapshot) -> int:
+    """Choose the age at which connections are recycled, for a server opened with this snapshot."""
+    life_s = snapshot.svid.not_after_unix_s - snapshot.svid.not_before_unix_s
+    return min(max(int(life_s * AGE_SHARE * 1e3), AGE_MS_MIN), AGE_MS_MAX)
 
 
 def _configuration(snapshot: Snapshot) -> grpc.ServerCertificateConfiguration:
