@@ -77,9 +77,9 @@ class ListenConfig:
     metrics_key: Path | None = None
     join_port: int = 9476
     """Open on the issuer while a token is."""
-    connections_max: int = 256
+    connections_max: int = 512
     """Of the control port and of the peer port each, 8 to 65,536; more are closed at once."""
-    handshake_timeout_ms: int = 5000
+    handshake_timeout_ms: int = 2000
     """A connection whose TLS handshake is not done by then is closed, 500 to 60,000."""
 
 
@@ -107,7 +107,7 @@ class EbpfConfig:
     """Ring buffer of the events, a power of two from 64 to 16,384."""
     syn_rate: int = 10
     """TCP connections that one source may begin to our ports each second, 0 (no limit) to 10,000."""
-    syn_burst: int = 50
+    syn_burst: int = 20
     """Begun at once beyond that rate, 1 to 100,000."""
     trace: tuple[str, ...] = ("drops", "tcp", "sockets")
     """Tracepoints that always run: drops, tcp, sockets, runqueue."""
