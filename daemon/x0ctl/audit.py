@@ -16,7 +16,7 @@ def audit() -> None:
 def audit_list(options: Options, limit: int) -> None:
     """List the calls that changed something.
 
-    Newest first, with what held before and after.
+    Newest first, with what held before and after.  The table cuts long texts; -o json has them whole.
 
     Example: x0ctl audit list --limit 20
     """

@@ -17,6 +17,8 @@ from x0d.v1.identity_pb2 import (
     RoleBinding,
 )
 
+TEXT_CHARACTERS_MAX = 60
+"""Of each text of a record in the table: one may have 2,000, and a row is to stay a row."""
 SOURCES = {
     "issuer": "this node, which issues the identities of its cluster",
     "joined": "the issuer that this node has joined",
@@ -123,8 +125,12 @@ def _place(peer: str) -> str:
     return unquote(peer.partition(":")[2] if peer.startswith(("ipv4:", "ipv6:")) else peer) or "here"
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= TEXT_CHARACTERS_MAX else text[: TEXT_CHARACTERS_MAX - 3] + "..."
+
+
 def records(reply: ListRecordsResponse) -> None:
-    """Print what was changed, newest first."""
+    """Print what was changed, newest first; long texts are cut, JSON has them whole."""
     headers = ("AT", "WHO", "FROM", "CALL", "OUTCOME", "MS", "WHAT", "CHANGE", "WHY")
     rows = [
         (
@@ -134,9 +140,9 @@ def records(reply: ListRecordsResponse) -> None:
             row.method.removeprefix("/x0d.v1.").replace("Service/", "."),
             row.outcome,
             f"{row.took_ms:.1f}",
-            row.what,
-            f"{row.before} -> {row.after}" if row.before or row.after else "",
-            row.detail,
+            _short(row.what),
+            f"{_short(row.before)} -> {_short(row.after)}" if row.before or row.after else "",
+            _short(row.detail),
         )
         for row in reply.records
     ]

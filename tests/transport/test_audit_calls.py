@@ -149,6 +149,12 @@ def test_secrets_are_not_recorded() -> None:
     assert '{"secret": "(secret)", "spiffe_id": "spiffe://dev.x0d.test/node/n2"}' == what
 
 
+def test_certificate_requests_are_told_by_their_size() -> None:
+    """What is opaque to people is named and not written out, however large it is."""
+    for size in (312, 100_000):
+        assert f'{{"csr": "({size} bytes)"}}' == what_of(peer_pb2.RenewSvidRequest(csr=bytes(size)))
+
+
 def test_long_requests_are_cut() -> None:
     """A record holds no more of a request than its limit."""
     prefixes = [f"10.0.{number >> 8}.{number & 255}/32" for number in range(50_000)]
@@ -156,7 +162,6 @@ def test_long_requests_are_cut() -> None:
     for request in (
         dataplane_pb2.LoadDenyRequest(lines="203.0.113.9\n" * 10_000),
         dataplane_pb2.AddDenyRequest(prefixes=prefixes, duration_s=60, comment="c" * 20_000, guard=guard),
-        peer_pb2.RenewSvidRequest(csr=bytes(100_000)),
     ):
         what = what_of(request)
         assert WHAT_CHARACTERS_MAX == len(what)

@@ -209,6 +209,23 @@ def test_audit() -> None:
     assert rows[:1] == lines(one)[1:]
 
 
+def test_audit_of_long_texts() -> None:
+    """In the table each text has sixty characters at most; JSON has it whole."""
+    what, earlier, later, why = ("w" * 2_048, "b" * 61, "a" * 60, "y" * 500)
+
+    async def scene() -> tuple[Finished, Finished]:
+        async with running() as lab:
+            audit = lab.views.audit
+            assert isinstance(audit, FakeAuditView)
+            audit.records = [replace(audit.records[0], what=what, before=earlier, after=later, detail=why)]
+            return await x0ctl(lab, "audit", "list"), await x0ctl(lab, "-o", "json", "audit", "list")
+
+    table, whole = run(scene())
+    assert lines(table)[1].endswith(f" {'w' * 57}... {'b' * 57}... -> {'a' * 60} {'y' * 57}...")
+    [record] = json.loads(whole.out)["records"]
+    assert (what, earlier, later, why) == (record["what"], record["before"], record["after"], record["detail"])
+
+
 def test_audit_that_cannot_be_read() -> None:
     """A store that fails is told as such."""
 

@@ -26,6 +26,8 @@ ITEMS_MAX: Final = 100
 """Of a repeated field of such a request."""
 SECRET_FIELDS: Final = frozenset({"secret"})
 """Fields of requests that no record may show."""
+OPAQUE_FIELDS: Final = frozenset({"csr"})
+"""Bytes that say nothing to whoever reads a record; their number is enough."""
 
 _ending: Final[set["asyncio.Task[None]"]] = set()
 """Records being completed whose call was cancelled meanwhile; held, or the loop would forget them."""
@@ -37,8 +39,14 @@ def what_of(request: object) -> str:
         return ""
     whole = request.ByteSize() <= WHOLE_BYTES_MAX
     fields = MessageToDict(request if whole else _shortened(request), preserving_proto_field_name=True)
-    shown = {name: "(secret)" if name in SECRET_FIELDS else value for name, value in fields.items()}
+    shown = {name: _shown(request, name, value) for name, value in fields.items()}
     return json.dumps(shown)[:WHAT_CHARACTERS_MAX]
+
+
+def _shown(request: Message, name: str, value: object) -> object:
+    if name in SECRET_FIELDS:
+        return "(secret)"
+    return f"({len(getattr(request, name))} bytes)" if name in OPAQUE_FIELDS else value
 
 
 def _shortened(request: Message) -> Message:
