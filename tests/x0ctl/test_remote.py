@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 import pytest
+from grpc import aio
 
 from fakes.authority import CA
 from fakes.control import DAEMON, Finished, run, until, x0ctl
@@ -156,6 +157,25 @@ def test_silent_port(command: tuple[str, ...]) -> None:
     finished = told(act)
     assert (3, "") == (finished.code, finished.out)
     assert "within 0.5 s" in finished.err
+
+
+@pytest.mark.parametrize("command", [("status",), WATCHES[0]], ids=" ".join)
+def test_port_without_tls(command: tuple[str, ...]) -> None:
+    """A server in plaintext is refused for its handshake, streams included, with what to look at."""
+
+    async def act(there: Remote) -> Finished:
+        plain = aio.server()
+        port = plain.add_insecure_port("127.0.0.1:0")
+        await plain.start()
+        try:
+            return await x0ctl(f"dns:///127.0.0.1:{port}", *there.arguments(*command))
+        finally:
+            await plain.stop(None)
+
+    finished = told(act)
+    assert (4, "") == (finished.code, finished.out)
+    assert "refused (handshake): 127.0.0.1:" in finished.err
+    assert "is that the control port of an x0d" in finished.err
 
 
 async def start_watch(there: Remote) -> asyncio.subprocess.Process:
