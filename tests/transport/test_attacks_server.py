@@ -209,6 +209,22 @@ def test_development_in_production() -> None:
     run(scene())
 
 
+@pytest.mark.parametrize("shows_chain", [True, False])
+def test_an_intermediate_may_be_the_anchor(shows_chain: bool) -> None:
+    """Of a foreign domain whose bundle is an intermediate, what is below it gets through, and its sibling does not."""
+
+    async def scene() -> None:
+        async with tls_port(bindings=[bound(Role.VIEWER, f"spiffe://{FOREIGN}/ci")]) as lab:
+            below, sibling = (CA(FOREIGN, parent=lab.foreign, start_unix_s=time.time()) for _ in range(2))
+            lab.put(lab.ca, below)
+            for maker, expected in ((below, StatusCode.OK), (sibling, StatusCode.UNAVAILABLE)):
+                leaf = maker.issue(f"spiffe://{FOREIGN}/ci")
+                shown = leaf if shows_chain else replace(leaf, chain_ders=())
+                assert expected == (await ask_as(lab, shown)).status
+
+    run(scene())
+
+
 def test_good_ones_get_through() -> None:
     """The same port answers a genuine leaf, one below an intermediate, and a federated one that is bound."""
 

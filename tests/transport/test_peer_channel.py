@@ -151,6 +151,22 @@ def test_calls_return_what_the_peer_says_and_proves(loop: str) -> None:
 
 
 @both_loops
+def test_an_intermediate_may_be_the_anchor(loop: str) -> None:
+    """A bundle that holds an intermediate and no root vouches for what is below it."""
+
+    async def scene() -> None:
+        ca = new_ca()
+        below = new_ca(parent=ca)
+        source = FakeSource(source_of(ca).current)
+        source.set(svid_of(ca.issue(OWN_ID)), bundles_of(below))
+        async with serving(below.issue(PEER_ID), ca, register=Peer().register) as service:
+            with World(source) as world:
+                assert ANSWER == (await world.channel.agree(target(service.port), OFFER))[0]
+
+    run_on(loop, scene())
+
+
+@both_loops
 def test_another_peer_is_an_identity_refused(loop: str) -> None:
     """Whoever is not the neighbour that is meant is refused with the reason, by call and probe, and counted."""
 
