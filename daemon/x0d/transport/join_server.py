@@ -28,6 +28,7 @@ from x0d.spiffe.request import key_to_der, make_key, public_key_to_der
 from x0d.spiffe.snapshot import Svid
 from x0d.telemetry import Telemetry
 from x0d.transport.denials import Denials
+from x0d.transport.free_port import check_free, port_text
 from x0d.transport.gate import Gate
 from x0d.transport.grpc_server import Servicers
 
@@ -116,10 +117,11 @@ class JoinServer:
         """Listen, showing a certificate of this root, or of the one that signs now if there is none such.
 
         Raises:
-            AddressUnavailable: the port cannot be bound.
+            AddressUnavailable: the address is not of this host, or the port is in use.
             NoIdentity: no root can sign now.
         """
         assert self._server is None, "open"
+        check_free("join", self._address, self._port)
         if self._authority.root_der(root_sha256) is None:
             root_sha256 = self._authority.root_sha256
         shown = ShownCertificate(self._authority, root_sha256, self._unix_s)
@@ -135,9 +137,7 @@ class JoinServer:
         try:
             self.bound_port = server.add_secure_port(f"{host}:{self._port}", credentials)
         except RuntimeError as error:
-            raise AddressUnavailable(
-                f"the join port {host}:{self._port} could not be bound; is it in use?", in_use=True
-            ) from error
+            raise AddressUnavailable(port_text("join", self._address, self._port, "gRPC could not bind it")) from error
         await server.start()
         self._server, self._root_sha256 = server, root_sha256
 

@@ -13,13 +13,10 @@ Order a caller keeps: ``start``, ``set_starting`` as steps go by, ``set_ready`` 
 """
 
 import asyncio
-import errno
 import itertools
-import socket
 from collections import deque
 from collections.abc import Callable, Iterable
-from ipaddress import ip_address
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import grpc
 import structlog
@@ -32,6 +29,7 @@ from x0d.identity.roles import Binding
 from x0d.ports.audit import Auditor
 from x0d.spiffe.snapshot import Snapshot, SnapshotSource
 from x0d.transport.denials import Denials
+from x0d.transport.free_port import check_free, port_text
 from x0d.transport.gate import Gate
 from x0d.transport.grpc_server import OPTIONS, Servicers, build
 from x0d.transport.health import Health
@@ -142,7 +140,7 @@ class TlsServer:
         Raises:
             AddressUnavailable: the address is not of this host, or the port is in use.
         """
-        _check_free(self._name, self._address, self._port)
+        check_free(self._name, self._address, self._port)
         self._source.subscribe(self._on_change)
         if self._source.current is not None:
             await self._open(self._source.current)
@@ -196,7 +194,9 @@ class TlsServer:
         try:
             bound = server.add_secure_port(f"{host}:{self._port}", credentials)
         except RuntimeError as error:
-            raise AddressUnavailable(_where(self._name, self._address, self._port, "gRPC could not bind it")) from error
+            raise AddressUnavailable(
+                port_text(self._name, self._address, self._port, "gRPC could not bind it")
+            ) from error
         await server.start()
         self._server, self.bound_port, self.last_error = server, bound, ""
 
@@ -308,24 +308,3 @@ def _configuration(snapshot: Snapshot) -> grpc.ServerCertificateConfiguration:
     """Our certificates, and the roots of every bundle: the library's sieve, whose verdict is not ours."""
     pair = (snapshot.svid.key_pem, snapshot.svid.certificates_pem)
     return grpc.ssl_server_certificate_configuration([pair], snapshot.bundles.all_pem())
-
-
-def _check_free(name: str, address: str, port: int) -> None:
-    """Find out early whether the port can be opened: gRPC says only that it could not."""
-    version = ip_address(address.partition("%")[0]).version
-    family = socket.AF_INET if version == 4 else socket.AF_INET6
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            where: Any = socket.getaddrinfo(address, port, family, socket.SOCK_STREAM)[0][4]
-            probe.bind(where)
-    except OSError as error:
-        if error.errno == errno.EAFNOSUPPORT and address == "::":
-            return  # a host without IPv6: gRPC takes 0.0.0.0 then
-        text = _where(name, address, port, error.strerror or str(error))
-        raise AddressUnavailable(text, in_use=error.errno == errno.EADDRINUSE) from error
-
-
-def _where(name: str, address: str, port: int, reason: str) -> str:
-    shown = f"[{address}]" if ":" in address else address
-    return f"{name} port {shown}:{port}: {reason}; change listen.address or listen.{name}_port"
