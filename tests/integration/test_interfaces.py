@@ -219,3 +219,17 @@ def test_reload(pair: Pair) -> None:
         expect("the neighbour dropped", lambda: life.status().links_total == 0)
         expect("its route dropped", lambda: "10.255.9.2" not in one.place.ip("route show proto 120"))
         assert Path(life.status().config_file) == one.config
+
+
+def test_unknown_accounts(pair: Pair) -> None:
+    """A role bound to a user that this host does not have is an alert, until the name is mended and read again."""
+    n1 = pair.n1
+    n1.write()
+    good = n1.config.read_text()
+    n1.config.write_text(good + '[[identity.bindings]]\nrole = "operator"\nuser = "nobdy"\n')
+    with n1.living() as life:
+        (alert,) = (text for text in life.status().alerts if text.startswith("unknown_account: "))
+        assert "operator for user nobdy" in alert
+        n1.config.write_text(good + '[[identity.bindings]]\nrole = "operator"\nuser = "nobody"\n')
+        assert 0 == life.x0ctl("reload").returncode
+        assert not [text for text in life.status().alerts if text.startswith("unknown_account: ")]

@@ -48,6 +48,17 @@ def test_absent_names() -> None:
     assert {0, os.geteuid()} == set(UnixRoles.of_bindings(bindings, "no such group").by_uid)
 
 
+def test_absent_names_are_told() -> None:
+    """Who is bound and is no account of this host is named with the role; the group of the viewers is not, unbound."""
+    everybody = Binding(Role.ADMIN, IdPattern.parse("spiffe://dev.x0d.test/*"))
+    bindings = (
+        *(Binding(Role.OPERATOR, user="nobdy"), Binding(Role.ADMIN, user="root"), Binding(Role.VIEWER, group="rot")),
+        *(Binding(Role.OPERATOR, user="nobdy"), everybody),
+    )
+    assert ("operator for user nobdy", "viewer for group rot") == UnixRoles.of_bindings(bindings, "rot").unknown
+    assert () == UnixRoles.of_bindings((), "rot").unknown
+
+
 def test_ids_of_spiffe_are_no_unix_users() -> None:
     """A binding of SPIFFE IDs gives nothing on the unix socket."""
     everybody = IdPattern.parse("spiffe://dev.x0d.test/*")

@@ -29,6 +29,7 @@ from x0d.systemd import Notifier
 from x0d.transport.grpc_server import ControlServer
 from x0d.transport.metrics_http import MetricsServer
 
+ACCOUNT_ALERT = "unknown_account"
 STOP_FLOOD_S = 0.25  # for the neighbours to hear and acknowledge "no transit"
 STOP_CALLS_S = 0.3  # for API calls under way
 
@@ -99,6 +100,14 @@ class Node:
         await self._open_views(stack, graph)
         self._graph = graph
 
+    def _look_at_accounts(self) -> None:
+        """Tell of roles bound to nobody: a mistyped name gives no right, and nobody would notice."""
+        if unknown := self._control.unknown_accounts:
+            text = f"[[identity.bindings]] names accounts that this host does not have: {', '.join(unknown)}"
+            self._alerts.raise_alert(ACCOUNT_ALERT, f"{text}; make them or mend the names, then x0ctl reload")
+        else:
+            self._alerts.clear(ACCOUNT_ALERT)
+
     # ---- steps ----
 
     async def _lock_state(self, stack: AsyncExitStack) -> None:
@@ -114,6 +123,7 @@ class Node:
             raise AddressUnavailable(f"node.runtime_dir {runtime_dir}: {error.strerror}") from error
         self._control.add(self._servicers)
         await self._control.start()
+        self._look_at_accounts()
         stack.push_async_callback(self._control.stop, STOP_CALLS_S)
 
     async def _look_at_host(self, _: AsyncExitStack) -> None:
@@ -236,6 +246,7 @@ class Node:
             self._config = merge(self._config, read)
             self._graph.reconfigure(self._config, changes)
             self._control.set_bindings(self._config.bindings)
+            self._look_at_accounts()
             log.info(telemetry.RELOADED, applied=changes.reloadable, needs_restart=changes.needs_restart)
         except ConfigInvalid as invalid:
             log.error(telemetry.RELOAD_REFUSED, problems=[str(problem) for problem in invalid.problems])

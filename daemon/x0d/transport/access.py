@@ -103,23 +103,32 @@ class UnixRoles:
 
     by_uid: Mapping[int, frozenset[Role]]
     by_gid: Mapping[int, frozenset[Role]]
+    unknown: tuple[str, ...] = ()
+    """Bound accounts that this host does not have, such as ``operator for user anna``."""
 
     @classmethod
     def of_bindings(cls, bindings: Iterable[Binding], viewer_group: str) -> "UnixRoles":
         """Root and our own uid are admins, members of ``viewer_group`` viewers; the bindings add to that.
 
-        A user or group that this host does not have holds nothing, until the next reload.
+        A user or group that this host does not have holds nothing, until the next reload; ``unknown`` names those that
+        somebody has bound.
         """
         by_uid: dict[int, frozenset[Role]] = dict.fromkeys((0, os.geteuid()), frozenset({Role.ADMIN}))
         by_gid: dict[int, frozenset[Role]] = {}
-        for binding in (Binding(Role.VIEWER, group=viewer_group), *bindings):
+        unknown: dict[str, None] = {}
+        built_in = Binding(Role.VIEWER, group=viewer_group)
+        for binding in (built_in, *bindings):
             if binding.user:
-                for uid in _uid_of(binding.user):
-                    by_uid[uid] = by_uid.get(uid, frozenset()) | {binding.role}
+                held, number, account = by_uid, _uid_of(binding.user), f"user {binding.user}"
             elif binding.group:
-                for gid in _gid_of(binding.group):
-                    by_gid[gid] = by_gid.get(gid, frozenset()) | {binding.role}
-        return cls(by_uid, by_gid)
+                held, number, account = by_gid, _gid_of(binding.group), f"group {binding.group}"
+            else:
+                continue  # a SPIFFE ID, which calls over TCP
+            if number is not None:
+                held[number] = held.get(number, frozenset()) | {binding.role}
+            elif binding is not built_in:
+                unknown[f"{binding.role.value} for {account}"] = None
+        return cls(by_uid, by_gid, tuple(unknown))
 
     @property
     def gids(self) -> frozenset[int]:
@@ -132,16 +141,16 @@ class UnixRoles:
         return self.by_uid.get(caller.uid, nothing).union(*(self.by_gid.get(gid, nothing) for gid in caller.groups))
 
 
-def _uid_of(user: str) -> frozenset[int]:
+def _uid_of(user: str) -> int | None:
     try:
-        return frozenset({pwd.getpwnam(user).pw_uid})
+        return pwd.getpwnam(user).pw_uid
     except KeyError:
-        return frozenset()
+        return None
 
 
-def _gid_of(group: str) -> frozenset[int]:
-    """The group's id as a set; empty when there is no such group, and then nobody is a member."""
+def _gid_of(group: str) -> int | None:
+    """The group's id; None when there is no such group, and then nobody is a member."""
     try:
-        return frozenset({grp.getgrnam(group).gr_gid})
+        return grp.getgrnam(group).gr_gid
     except KeyError:
-        return frozenset()
+        return None

@@ -156,6 +156,11 @@ class ControlServer:
         self._callers.roles = UnixRoles.of_bindings(bindings, self._viewer_group)
         self._streams.look()
 
+    @property
+    def unknown_accounts(self) -> tuple[str, ...]:
+        """Roles that bindings give to users and groups this host does not have: ``operator for user anna``."""
+        return self._callers.roles.unknown
+
     def set_serving(self, serving: bool) -> None:
         """Whether health says SERVING once the node is ready: not while its own SVID has expired."""
         self._health.set(able=serving)
