@@ -9,7 +9,10 @@ import grpc
 from x0ctl.failure import EXIT_NOT_PERMITTED, EXIT_UNREACHABLE, Failure
 from x0ctl.way import CHANNEL_OPTIONS
 
-BE_SOMEBODY: Final = "run as root, or for reading join group x0d"
+BE_SOMEBODY: Final = (
+    "run as root, for reading join group x0d, or have an [[identity.bindings]] of the configuration give your user or "
+    "group the role"
+)
 
 
 class LocalWay:
@@ -35,7 +38,11 @@ class LocalWay:
                 probe.connect(self.name)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM):
-                return Failure(EXIT_NOT_PERMITTED, f"{self.name}: permission denied", BE_SOMEBODY)
+                return Failure(
+                    EXIT_NOT_PERMITTED,
+                    f"{self.name}: permission denied",
+                    "a directory above it is closed to you: run as root",
+                )
             reason = error.strerror or str(error)
             text = f"cannot reach x0d at {self.name}: {reason}"
             return Failure(EXIT_UNREACHABLE, text, f"is x0d running? {self.ask_there}")

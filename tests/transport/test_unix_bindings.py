@@ -65,15 +65,17 @@ def test_bound(binding: Binding, gid: int, extra: tuple[int, ...]) -> None:
 
 
 def test_not_bound() -> None:
-    """A viewer is told which role is missing, a stranger that there is none; neither leaves a record."""
+    """Viewer and stranger are told which role is missing, a stranger what gives roles; neither leaves a record."""
 
     async def scene() -> None:
         async with running(bindings=[Binding(Role.OPERATOR, user="daemon")]) as lab:
             denied = StatusCode.PERMISSION_DENIED.name
             text = f"uid 65534 (nobody) may not call {RELOAD}: it needs the role operator or admin"
             assert (denied, text) == await called(lab, RELOAD, VIEWER_GID)
-            text = "uid 65534 (nobody) has no role here: be root or a member of group nogroup"
-            assert (denied, text) == await called(lab, RELOAD)
+            text = f"uid 65534 (nobody) has no role here, and {RELOAD} needs the role operator or admin; root is admin"
+            assert (denied, f"{text}, group nogroup viewer, [[identity.bindings]] give more") == await called(
+                lab, RELOAD
+            )
             assert [] == lab.auditor.records
             assert 0 == lab.node.reloads
 

@@ -282,13 +282,29 @@ def test_failed_storage_is_not_unreachable() -> None:
 
 @pytest.mark.kernel
 def test_stranger() -> None:
-    """A stranger is told to be root or join the group: exit 4."""
+    """A stranger is told which role is missing, and to be root, join the group or have it bound: exit 4."""
 
     async def scene() -> None:
         async with running() as lab:
             finished = await x0ctl_as(lab, "status", gid=STRANGER_GID)
             assert 4 == finished.code
-            assert "run as root, or for reading join group x0d" in finished.err
+            assert "needs the role viewer or operator or admin" in finished.err
+            assert "run as root, for reading join group x0d, or have an [[identity.bindings]]" in finished.err
+
+    run(scene())
+
+
+@pytest.mark.kernel
+def test_closed_directory() -> None:
+    """A socket below a directory that is closed to the caller is not a matter of roles: exit 4."""
+
+    async def scene() -> None:
+        async with running() as lab:
+            lab.runtime_dir.chmod(0o700)
+            finished = await x0ctl_as(lab, "status", gid=STRANGER_GID)
+            assert 4 == finished.code
+            assert "a directory above it is closed to you" in finished.err
+            assert "[[identity.bindings]]" not in finished.err
 
     run(scene())
 

@@ -48,11 +48,12 @@ class UnixCallers:
 
     def explain(self, method: str, principal: Principal) -> str:
         """Say why this caller may not call."""
-        if not principal.roles:
-            return f"{principal.name} has no role here: be root or a member of group {self._viewer_group}"
         needed = METHODS.get(method, frozenset({Role.ADMIN}))
         who = " or ".join(role.value for role in _ORDER if role in needed)
-        return f"{principal.name} may not call {method}: it needs the role {who}"
+        if principal.roles:
+            return f"{principal.name} may not call {method}: it needs the role {who}"
+        ways = f"root is admin, group {self._viewer_group} viewer, [[identity.bindings]] give more"
+        return f"{principal.name} has no role here, and {method} needs the role {who}; {ways}"
 
     def judge(self, principal: Principal, method: str) -> None:
         """Look again whether the caller of a stream may go on with it, with the roles of now.
