@@ -34,6 +34,7 @@ class Joined:
     issuer_id: SpiffeId = SpiffeId.parse("spiffe://dev.x0d.test/node/n9")  # noqa: RUF009  frozen
     not_before_unix_s: float = 0.0
     not_after_unix_s: float = 1_800_000_000.0
+    issued_unix_s: float = 0.0
 
     def request(self) -> bytes:
         raise AssertionError("a check renews nothing")

@@ -40,11 +40,14 @@ PAIRS: list[tuple[type, type[Message]]] = [
 class FakeIssuer:
     """``IssuerView`` that gives one token."""
 
+    def __init__(self, due_unix_s: float = 0.0) -> None:
+        self.due_unix_s = due_unix_s
+
     async def create_token(self, spiffe_id_text: str, address: str) -> CreatedToken:
         return CreatedToken("x0d1-t", spiffe_id_text, address, 5)
 
     def status(self) -> IssuerStatus:
-        return IssuerStatus("ab" * 32, 1_800_000_000.5, 2, join_open=True)
+        return IssuerStatus("ab" * 32, 1_800_000_000.5, 2, join_open=True, own_renewal_due_unix_s=self.due_unix_s)
 
 
 @dataclass
@@ -118,6 +121,13 @@ def test_issuer_and_bindings() -> None:
     assert to_message(shown, identity_pb2.GetIdentityResponse).HasField("issuer")
     other = to_message(overview("joined")[0].identity(), identity_pb2.GetIdentityResponse)
     assert not other.HasField("issuer")
+
+
+def test_the_issuer_tells_when_it_renews_itself() -> None:
+    """Its own word is taken; before it has made an SVID in this life, half of the life stands there."""
+    assert 1_700_040_000_250 == overview(issuer=FakeIssuer(1_700_040_000.25))[0].identity().renewal_due_unix_ms
+    made, svids = overview(issuer=FakeIssuer())
+    assert round(svids.current.not_before_unix_s * 1e3) + 43_200_000 == made.identity().renewal_due_unix_ms
 
 
 def test_joined() -> None:

@@ -12,7 +12,7 @@ from x0d.identity.model import Reason
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.ports.issuer import Grant
 from x0d.service.alerts import Alerts
-from x0d.service.renewal import ALERT, BACKOFF_S_MAX, Renewal
+from x0d.service.renewal import ALERT, BACKOFF_S_MAX, TICK_S, Renewal
 
 LIFE_S = 3_600.0
 ISSUER = SpiffeId.parse("spiffe://dev.x0d.test/node/n1")
@@ -28,6 +28,7 @@ class FakeIdentity:
         self.renewal_endpoint = "10.255.0.1:9471"
         self.not_before_unix_s = clock.unix_ms() / 1e3
         self.not_after_unix_s = self.not_before_unix_s + LIFE_S
+        self.issued_unix_s = self.not_before_unix_s
         self.accepted_at: list[float] = []
         self.announced = 0
         self.refuses: X0dError | None = None
@@ -41,6 +42,7 @@ class FakeIdentity:
             raise self.refuses
         self.not_before_unix_s = self._clock.unix_ms() / 1e3
         self.not_after_unix_s = self.not_before_unix_s + LIFE_S
+        self.issued_unix_s = self.not_before_unix_s
         self.accepted_at.append(self.not_before_unix_s)
 
     def announce(self) -> None:
@@ -63,15 +65,32 @@ class FakeChannel:
         return Grant((), ())
 
 
+class SettableClock(FakeClock):
+    """A clock whose wall can be set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_by_ms = 0
+
+    def unix_ms(self) -> int:
+        return super().unix_ms() + self.set_by_ms
+
+
+def without_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what goes to a thread done at once: virtual time does not wait for threads."""
+
+    async def at_once(work: object, *arguments: object) -> object:
+        assert callable(work)
+        return work(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", at_once)
+
+
 class Scene:
     """A renewal with its fakes."""
 
     def __init__(self, clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-        async def at_once(work: object, *arguments: object) -> object:
-            assert callable(work)
-            return work(*arguments)
-
-        monkeypatch.setattr(asyncio, "to_thread", at_once)  # virtual time does not wait for threads
+        without_threads(monkeypatch)
         self.clock = clock
         self.identity = FakeIdentity(clock)
         self.channel = FakeChannel(clock)
@@ -142,3 +161,38 @@ def test_an_answer_that_is_not_taken_is_no_renewal(monkeypatch: pytest.MonkeyPat
     scene.identity.refuses = None
     assert run_virtual(clock, scene.renewal.renew())
     assert 1 == scene.identity.announced
+
+
+def test_a_clock_that_jumps_and_comes_back_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alert and failure hold for as long as the wall clock says that the certificate is over, and one tick longer."""
+    clock = SettableClock()
+    scene = Scene(clock, monkeypatch)
+
+    async def no_answer(csr_der: bytes) -> Grant:
+        del csr_der
+        await asyncio.sleep(30)
+        raise PeerUnreachable("no answer")
+
+    async def jump(for_s: float) -> tuple[tuple[str, ...], str]:
+        clock.set_by_ms = round(2e3 * LIFE_S)
+        await asyncio.sleep(for_s)
+        clock.set_by_ms = 0
+        return scene.alerts.names(), scene.renewal.last_error
+
+    async def play() -> None:
+        running = asyncio.ensure_future(scene.renewal.run())
+        scene.channel.fails = PeerUnreachable("no own SVID")
+        for _ in range(2):
+            assert ((ALERT,), "no own SVID") == await jump(2.0)
+            await asyncio.sleep(2 * TICK_S)
+            assert ((), "") == (scene.alerts.names(), scene.renewal.last_error)
+        monkeypatch.setattr(scene.channel, "renew", no_answer)
+        await jump(40.0)  # an attempt is under way when the clock comes back, and fails then
+        await asyncio.sleep(2 * TICK_S)
+        assert () == scene.alerts.names()
+        await asyncio.sleep(30)
+        assert ((), "") == (scene.alerts.names(), scene.renewal.last_error)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run_virtual(clock, play())

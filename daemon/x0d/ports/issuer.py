@@ -32,6 +32,8 @@ class IssuerStatus:
     open_tokens: int
     join_open: bool
     """Whether the join port listens: while a token is open."""
+    own_renewal_due_unix_s: float = 0.0
+    """When the issuer makes its own SVID anew; 0: it has made none in this life."""
 
 
 class IssuerView(Protocol):
@@ -168,6 +170,9 @@ class LocalSvids(Protocol):
     def subscribe(self, on_change: Callable[[], None]) -> None:
         """Call back after each change."""
 
+    def due_unix_s(self, spiffe_id: SpiffeId) -> float:
+        """When the certificate of an ID is made anew; 0: there is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -211,6 +216,10 @@ class HeldIdentity(Protocol):
     @property
     def not_after_unix_s(self) -> float:
         """End of the certificate's life."""
+
+    @property
+    def issued_unix_s(self) -> float:
+        """When it was made: certificates begin some time before that."""
 
     def request(self) -> bytes:
         """Make a new key, keep it aside, and return a PKCS#10 request (DER) for it."""

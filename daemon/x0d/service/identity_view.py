@@ -75,7 +75,7 @@ class IdentityOverview:
             serial=status.serial,
             not_before_unix_ms=_ms(status.not_before_unix_s),
             not_after_unix_ms=_ms(status.not_after_unix_s),
-            renewal_due_unix_ms=_ms(renewal.due_unix_s if renewal else _due(status)),
+            renewal_due_unix_ms=_ms(self._due(status)),
             workload_socket=facts.workload_socket,
             workload_connected=status.connected,
             bundle_generation=status.generation,
@@ -92,6 +92,16 @@ class IdentityOverview:
             outage_hurts_unix_ms=_ms(renewal.outage_hurts_unix_s) if renewal else 0,
             bindings=tuple(map(_binding, facts.bindings)),
         )
+
+    def _due(self, status: SvidStatus) -> float:
+        """When whoever renews it does; for SPIRE's agent half of the life, which is its rule."""
+        if self._renewal is not None:
+            return self._renewal.due_unix_s
+        if self._issuer is not None and (due_unix_s := self._issuer.status().own_renewal_due_unix_s):
+            return due_unix_s
+        if not status.not_after_unix_s:
+            return 0.0
+        return status.not_before_unix_s + (status.not_after_unix_s - status.not_before_unix_s) * RENEWED_AT
 
     def _issuer_now(self) -> Issuer | None:
         if self._issuer is None:
@@ -125,12 +135,6 @@ class IdentityOverview:
 def _binding(binding: Binding) -> RoleBinding:
     pattern = str(binding.pattern) if binding.pattern else ""
     return RoleBinding(binding.role.value, pattern, binding.user, binding.group)
-
-
-def _due(status: SvidStatus) -> float:
-    if not status.not_after_unix_s:
-        return 0.0
-    return status.not_before_unix_s + (status.not_after_unix_s - status.not_before_unix_s) * RENEWED_AT
 
 
 def _ms(unix_s: float) -> int:

@@ -149,6 +149,7 @@ class Issuer:
             root_not_after_unix_s=self._authority.root_not_after_unix_s,
             open_tokens=len(self._open()),
             join_open=self._listener.is_open,
+            own_renewal_due_unix_s=self._svids.due_unix_s(self._terms.own_id),
         )
 
     # ---- who asks for certificates ----

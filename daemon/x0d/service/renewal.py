@@ -1,7 +1,11 @@
 """A joined node's certificate: asked for anew at half of its life, again and again until the issuer answers.
 
-From half-life to the end the issuer may be away without harm; ``outage_hurts_unix_s`` says when that ends.  Each answer
-brings the cluster's roots along, which is how a new root reaches this node long before anything is signed by it.
+Half of what was before it when it was made, that is: certificates begin some time before their making.  From then to
+the end the issuer may be away without harm; ``outage_hurts_unix_s`` says when that ends.  Each answer brings the
+cluster's roots along, which is how a new root reaches this node long before anything is signed by it.
+
+What is said of failures is judged at each tick, by the clock of that instant, also while an answer is awaited: a wall
+clock that jumps and comes back leaves neither an alert nor an old failure behind.
 """
 
 import asyncio
@@ -13,7 +17,7 @@ import structlog
 
 from x0d import telemetry
 from x0d.errors import IdentityRefused, InvalidInput, PeerUnreachable, StorageFailed
-from x0d.identity.lifetime import renewal_at
+from x0d.identity.lifetime import look, renewal_at
 from x0d.ports import Clock
 from x0d.ports.issuer import HeldIdentity, RenewalChannel
 from x0d.service.alerts import Alerts
@@ -55,7 +59,7 @@ class Renewal:
     def due_unix_s(self) -> float:
         """When the certificate is asked for anew."""
         identity = self._identity
-        return renewal_at(identity.not_before_unix_s, identity.not_after_unix_s, self._chance)
+        return renewal_at(identity.issued_unix_s, identity.not_after_unix_s, self._chance)
 
     @property
     def outage_hurts_unix_s(self) -> float:
@@ -64,11 +68,36 @@ class Renewal:
 
     async def run(self) -> None:
         """Renew for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._renew_when_due(), name="renewals")
+            tasks.create_task(self._look(), name="look at renewals")
+
+    async def _renew_when_due(self) -> None:
         while True:
-            is_due = self._clock.unix_ms() / 1e3 >= self.due_unix_s
-            if is_due and self._clock.monotonic_ns() >= self._retry_at_ns:
+            if self._is_due() and self._clock.monotonic_ns() >= self._retry_at_ns:
                 await self.renew()
             await asyncio.sleep(TICK_S)
+
+    async def _look(self) -> None:
+        while True:
+            self._judge()
+            await asyncio.sleep(TICK_S)
+
+    def _is_due(self) -> bool:
+        return self._clock.unix_ms() / 1e3 >= self.due_unix_s
+
+    def _judge(self) -> None:
+        """Bring what is said in step with this instant."""
+        if not self._is_due():
+            self._failures, self._retry_at_ns, self.last_error = 0, 0, ""
+        end_unix_s = self.outage_hurts_unix_s
+        seen = look(self._identity.not_before_unix_s, end_unix_s, self._clock.unix_ms() / 1e3)
+        if not (self.last_error and seen.late):
+            self._alerts.clear(ALERT)
+            return
+        end = datetime.fromtimestamp(end_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+        hint = f"its certificate expires at {end}" if seen.usable else f"it has expired at {end}: join again"
+        self._alerts.raise_alert(ALERT, f"the issuer at {self.endpoint} does not renew this node, {hint}")
 
     async def renew(self) -> bool:
         """Try once, now; whether there is a new certificate."""
@@ -80,7 +109,7 @@ class Renewal:
             return False
         self._failures, self._retry_at_ns, self.last_error = 0, 0, ""
         self._chance = self._rng.random()
-        self._alerts.clear(ALERT)
+        self._judge()
         self._identity.announce()
         log.info(telemetry.SVID_RENEWED, not_after_unix_s=self._identity.not_after_unix_s)
         return True
@@ -94,8 +123,3 @@ class Renewal:
         if error != self.last_error:
             log.warning(telemetry.SVID_RENEWAL_FAILED, error=error, endpoint=self.endpoint)
         self.last_error = error
-        left_s = self.outage_hurts_unix_s - self._clock.unix_ms() / 1e3
-        if left_s < life_s / 3:
-            end = datetime.fromtimestamp(self.outage_hurts_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
-            hint = f"its certificate expires at {end}" if left_s > 0 else f"it has expired at {end}: join again"
-            self._alerts.raise_alert(ALERT, f"the issuer at {self.endpoint} does not renew this node, {hint}")

@@ -24,6 +24,7 @@ from x0d.spiffe.certificate import from_pem, load, to_pem
 from x0d.spiffe.local_svids import Subscribers, svid_of
 from x0d.spiffe.private_file import make_private_directory, read_private, write_private
 from x0d.spiffe.request import key_to_der, make_key, make_request
+from x0d.spiffe.root import issued_at
 from x0d.spiffe.snapshot import Svid
 
 DIRECTORY: Final = "identity"
@@ -176,6 +177,11 @@ class JoinedIdentity:
     def not_after_unix_s(self) -> float:
         """End of the certificate's life."""
         return self._joined.svid.not_after_unix_s
+
+    @property
+    def issued_unix_s(self) -> float:
+        """When it was made, by its dates: that of a clock here would not outlive a restart."""
+        return issued_at(self.not_before_unix_s, self.not_after_unix_s)
 
     def request(self) -> bytes:
         """Make a new key, keep it aside, and return a PKCS#10 request (DER) for it."""

@@ -127,6 +127,11 @@ class IssuedSvids:
         """Our roots, and those of the federated trust domains."""
         return {**self._federated, self._authority.trust_domain: self._authority.bundle()}
 
+    def due_unix_s(self, spiffe_id: SpiffeId) -> float:
+        """When the certificate of an ID is made anew; 0: there is none."""
+        known = self._known.get(spiffe_id)
+        return known[1] if known is not None else 0.0
+
     def refresh(self, now_unix_s: float) -> None:
         """Forget what is past its time, and tell: whoever listens asks again and gets a new one; others get none."""
         due = [

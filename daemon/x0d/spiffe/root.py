@@ -19,7 +19,9 @@ from x0d.spiffe.request import SvidKey, load_public_key, make_key
 from x0d.spiffe.rotation import RootLife
 
 BACKDATE_S: Final = 60
-"""Certificates begin so long before they are made: clocks of hosts differ."""
+"""Certificates begin so long before they are made, at the most: clocks of hosts differ."""
+BACKDATE_SHARE: Final = 10
+"""And at the most this part of what is before them: a begin far in the past would age a short one at birth."""
 ROOT_BACKDATE_S: Final = 3600
 ORGANISATION: Final = "x0d"
 
@@ -78,8 +80,9 @@ def sign_leaf(root: Root, spiffe_id: SpiffeId, public_key_der: bytes, ttl_s: int
     name = _name(spiffe_id.path.rpartition("/")[2][:64])
     issuer_key = root.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     serial = x509.random_serial_number()
+    not_before = int(now) - backdate_s(not_after - int(now))
     leaf = (
-        _begin(name, root.certificate.subject, key, serial, int(now) - BACKDATE_S, not_after)
+        _begin(name, root.certificate.subject, key, serial, not_before, not_after)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_key_usage(is_root=False), critical=True)
         .add_extension(
@@ -91,6 +94,17 @@ def sign_leaf(root: Root, spiffe_id: SpiffeId, public_key_der: bytes, ttl_s: int
         .sign(root.key, hashes.SHA256())
     )
     return leaf.public_bytes(serialization.Encoding.DER), not_after
+
+
+def backdate_s(ttl_s: int) -> int:
+    """How long before its making a certificate begins that lasts so long after it."""
+    return max(0, min(BACKDATE_S, ttl_s // BACKDATE_SHARE))
+
+
+def issued_at(not_before_unix_s: float, not_after_unix_s: float) -> float:
+    """When ``sign_leaf`` made a certificate of these dates, to the second: the inverse of its back-dating."""
+    life_s = not_after_unix_s - not_before_unix_s
+    return not_before_unix_s + min(float(BACKDATE_S), life_s / (BACKDATE_SHARE + 1))
 
 
 def _begin(
