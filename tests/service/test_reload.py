@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from fakes.audit import FakeAuditor
 from x0d.config import Changes, Config, load
 from x0d.errors import ConfigInvalid
 from x0d.node import Node
@@ -31,6 +32,7 @@ class RecordingGraph(Graph):
 
     def __init__(self) -> None:
         self.taken: list[tuple[Config, Changes]] = []
+        self.audit = self.auditor = FakeAuditor()
 
     def reconfigure(self, read: Config, changes: Changes) -> None:
         self.taken.append((read, changes))
@@ -120,6 +122,22 @@ def test_hangup_with_a_bad_file_is_survived(world: World) -> None:
         node = Node(load(world.file))
         node._graph = world.graph
         world.file.write_text("nonsense")
+        await node._reload_on_signal()
+
+    asyncio.run(main())
+    assert [] == world.graph.taken
+    (record,) = world.graph.auditor.records
+    assert ("signal SIGHUP", "failed") == (record.who, record.outcome)
+
+
+def test_hangup_without_a_record_changes_nothing(world: World) -> None:
+    """SIGHUP may change roles: while no record can be written it is refused, as a call would be."""
+
+    async def main() -> None:
+        node = Node(load(world.file))
+        node._graph = world.graph
+        world.graph.auditor.is_full = True
+        world.file.write_text(FILE.replace('"auto"', '"observe"'))
         await node._reload_on_signal()
 
     asyncio.run(main())

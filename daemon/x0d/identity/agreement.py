@@ -15,8 +15,6 @@ from x0d.errors import InvalidInput
 from x0d.identity.spiffe_id import SpiffeId
 
 NONCE_BYTES: Final = 32
-MATERIAL_BYTES: Final = 32
-KEY_ID_MAX: Final = 2**16 - 1
 BOOT_ID_MAX: Final = 2**64 - 1
 
 _DOMAIN: Final = b"x0d-datagram-key-v1"

@@ -116,11 +116,6 @@ class LinkSeal:
         self._remembered: deque[bytes] = deque(maxlen=REMEMBERED_MAX)
 
     @property
-    def has_key(self) -> bool:
-        """Whether something can be sealed."""
-        return self._sending is not None
-
-    @property
     def sent(self) -> int:
         """Datagrams sealed under the key in use; 0 without one."""
         return self._sending.sent if self._sending is not None else 0

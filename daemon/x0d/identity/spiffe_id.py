@@ -12,7 +12,6 @@ from typing import Final
 from x0d.errors import InvalidInput
 
 ID_BYTES_MAX: Final = 2_048
-TRUST_DOMAIN_BYTES_MAX: Final = 255
 DEV_SUFFIXES: Final = (".test", ".example", ".invalid")
 """Reserved names (RFC 2606) that no production network can own."""
 

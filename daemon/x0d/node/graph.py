@@ -22,6 +22,7 @@ from x0d.mesh.model import LinkKey, Prefix
 from x0d.mesh.node import MeshNode, MeshTimers
 from x0d.node.identity_parts import IdentityParts
 from x0d.node.kernel_parts import KernelParts
+from x0d.ports import Auditor
 from x0d.service.alerts import Alerts
 from x0d.service.audit import Audit
 from x0d.service.execute import Executor
@@ -55,7 +56,7 @@ class Graph:
     mesh: MeshService
     healing: HealingService
     fib: Fib
-    audit: Audit
+    audit: Auditor
     audit_records: AuditRecords
     interface_view: InterfaceOverview
     mesh_view: MeshOverview
@@ -83,8 +84,8 @@ class Graph:
         if report.migrated_from is not None:
             log.info(telemetry.KNOWLEDGE_MIGRATED, from_version=report.migrated_from, to_version=report.schema_version)
         self.audit_records = AuditRecords(self._knowledge.database)
-        self.audit = Audit(self.audit_records, self._clock, self._alerts, self._counted)
-        stack.push_async_callback(self.audit.settle)
+        self.audit = audit = Audit(self.audit_records, self._clock, self._alerts, self._counted)
+        stack.push_async_callback(audit.settle)
         self._generations = await self._knowledge.generations()
         self._loop = Loop(
             self._config.node.name,
@@ -182,7 +183,7 @@ class Graph:
             on_peer_report=self.links.peer_reported,
             packets_lost=self.links.packets_lost,
         )
-        self.identity.peers.connect(greet=self._greet, on_problem=self.links.peer_judged)
+        self.identity.peers.connect(greet=self._greet, on_problem=self.links.peer_judged, unlinked=self.links.unlinked)
         self.interfaces = InterfaceService(config.interfaces, self._source, self.kernel.plane, clock, self.links)
         self.interface_view = InterfaceOverview(self.interfaces)
         self.kernel.serve(self.interfaces, core.records)

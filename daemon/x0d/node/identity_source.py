@@ -37,6 +37,7 @@ from x0d.transport.join_server import JoinServer
 from x0d.transport.workload_server import WorkloadServer
 
 TOKENS_ALERT = "tokens_moved_aside"
+NEW_ROOT_ALERT = "issuer_root_new"
 
 
 class IdentitySource:
@@ -74,6 +75,8 @@ class IdentitySource:
     ) -> None:
         """Take up the identity of this node.
 
+        An issuer that has lost its roots goes on with a new one, and an alert says what that means.
+
         Args:
             stack: undoes it at the stop.
             viewer_group: whose members are operators, on the issuer.
@@ -82,7 +85,7 @@ class IdentitySource:
             dials: private directory for the sockets of our dials.
 
         Raises:
-            NoIdentity: it has none and issues none; says how it gets one.
+            NoIdentity: it has none and issues none, or has joined and is to issue; says what to do.
             StorageFailed: what is kept of it cannot be read.
         """
         config = self._config
@@ -103,6 +106,7 @@ class IdentitySource:
         self, stack: AsyncExitStack, choose_address: Callable[[SpiffeId], str | None]
     ) -> IssuedSvids:
         config, identity = self._config, self._config.identity
+        await self._refuse_if_joined()
         authority = await asyncio.to_thread(
             Authority.open, self.directory, identity.trust_domain, identity.root_ttl_s, identity.svid_ttl_s, self.unix_s
         )
@@ -117,6 +121,13 @@ class IdentitySource:
         if report.moved_aside is not None:
             text = f"tokens.db was not readable ({report.reason}) and was moved to {report.moved_aside}"
             self._alerts.raise_alert(TOKENS_ALERT, text)
+        if authority.is_new and (not report.is_new or report.moved_aside is not None):
+            self._alerts.raise_alert(
+                NEW_ROOT_ALERT,
+                f"{self.directory} held no authority although this node has been an issuer before, and a new root was "
+                f"made: every node has to join again (x0ctl identity token here, x0d --join there); or stop x0d, put "
+                "the old directory back from a backup, and start it",
+            )
         svids = IssuedSvids(authority, federated, self.unix_s, random.Random())
         self._listener = JoinServer(
             address=config.listen.address,
@@ -139,6 +150,16 @@ class IdentitySource:
         self._listener.add(JoinServicers(self.issuer))
         await self.issuer.start()
         return svids
+
+    async def _refuse_if_joined(self) -> None:
+        """A node that has joined one issuer must not become another one unseen.  Raises NoIdentity, StorageFailed."""
+        found = await asyncio.to_thread(joined.read, self.directory)
+        if found is not None:
+            raise NoIdentity(
+                f"identity.issuer is true, and {self.directory / joined.FILE_NAME} says that this node has joined the "
+                f"cluster of {found.issuer_id}: set identity.issuer = false; or move that file away if this node is to "
+                "issue identities itself, with a root of its own, which every other node then has to join"
+            )
 
     async def _open_joined(self) -> JoinedIdentity:
         config = self._config

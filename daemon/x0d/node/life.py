@@ -15,9 +15,10 @@ import structlog
 
 from x0d import __version__, doctor, telemetry
 from x0d.config import Config, compare, load, merge
-from x0d.errors import AddressUnavailable, ConfigInvalid
+from x0d.errors import AddressUnavailable, ConfigInvalid, StorageFailed
 from x0d.kernel.clock import SystemClock
 from x0d.node.graph import VIEWER_GROUP, Graph
+from x0d.ports import Change
 from x0d.service.alerts import Alerts
 from x0d.service.api import Servicers
 from x0d.service.metrics import ScrapeCollector
@@ -31,6 +32,7 @@ from x0d.transport.metrics_http import MetricsServer
 
 ACCOUNT_ALERT = "unknown_account"
 STOP_FLOOD_S = 0.25  # for the neighbours to hear and acknowledge "no transit"
+SIGNAL_METHOD = "/x0d.v1.NodeService/Reload"
 STOP_CALLS_S = 0.3  # for API calls under way
 
 log = structlog.get_logger()
@@ -202,10 +204,20 @@ class Node:
         gc.freeze()  # what start-up made stays: later collections need not look at it again
 
     async def _reload_on_signal(self) -> None:
+        """Reload, on record like a call: a signal changes roles as well as a call does."""
+        assert self._graph is not None, "the signal is taken once the node is ready"
+        audit, change, outcome, detail = self._graph.audit, Change(), "failed", ""
         try:
-            await self.reload()
-        except ConfigInvalid:
-            return  # said in the log and in the status line; the running configuration is kept
+            number = await audit.begin("signal SIGHUP", "", SIGNAL_METHOD, str(self._config.file))
+        except StorageFailed:
+            return  # said in an alert; nothing is changed without a record
+        try:
+            result = await self.reload()
+            outcome, change.after = "done", f"applied: {', '.join(result.applied) or 'nothing'}"
+        except ConfigInvalid as invalid:
+            detail = str(invalid)  # said in the log and in the status line; the running configuration is kept
+        finally:
+            await audit.end(number, change, outcome, detail)
 
     # ---- NodeView ----
 
