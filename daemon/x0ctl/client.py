@@ -83,6 +83,8 @@ class Client:
             return Failure(EXIT_NOT_PERMITTED, f"{self._way.name}: {details}", self._way.identity_missing)
         if reason == "role":  # about the caller; PERMISSION_DENIED of another reason is the kernel's word about x0d
             return Failure(EXIT_NOT_PERMITTED, f"{self._way.name}: {details}", self._way.role_missing)
+        if reason == "method":
+            return Failure(EXIT_FAILED, f"{self._way.name}: {details}", self._way.method_missing)
         if reason:
             return Failure(EXIT_FAILED, _one_a_line(reason, details), _NEXT_STEP.get(reason, ""))
         return self._unanswered(status, details)
@@ -115,7 +117,6 @@ _NEXT_STEP: Final = {
     "ConfigInvalid": "nothing was changed; mend the file and reload again",
     "StorageFailed": "is the disk of node.state_dir full or read-only? x0ctl status shows alerts; nothing was changed",
     "streams": "end another x0ctl watch first",
-    "method": "the daemon is older than this x0ctl",
     "Busy": "try again when that has ended",
     "NotPermitted": "x0d itself lacks the capability; x0ctl doctor shows what it has",
     "ProgramTypeRefused": "x0ctl doctor shows what this kernel allows",

@@ -22,6 +22,7 @@ class LocalWay:
     log_there = "journalctl -u x0d"
     role_missing = BE_SOMEBODY
     identity_missing = BE_SOMEBODY
+    method_missing = "the daemon is older than this x0ctl"
 
     def __init__(self, path: str) -> None:
         self.name = path

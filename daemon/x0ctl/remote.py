@@ -13,7 +13,7 @@ from typing import Final
 
 import grpc
 
-from x0ctl.endpoint import Place
+from x0ctl.endpoint import CONTROL_PORT, Place
 from x0ctl.failure import EXIT_FAILED, EXIT_NOT_PERMITTED, EXIT_UNREACHABLE, EXIT_USAGE, Failure
 from x0ctl.output import clean
 from x0ctl.way import CHANNEL_OPTIONS
@@ -26,6 +26,11 @@ IDENTITY_HOW: Final = (
     "run x0ctl on the issuer of the cluster, as root or as a member of group x0d; or where SPIRE's agent has an entry "
     "for you, with --workload-socket"
 )
+ROLE_HOW: Final = (
+    "your SPIFFE ID has no role for this there: give it one in [[identity.bindings]] of that x0d's configuration, "
+    "or run x0ctl where you have another identity"
+)
+WHICH_PORT: Final = f"listen.control_port there, {CONTROL_PORT} by default"
 _NEXT_STEP: Final = {
     UNREACHABLE: "is x0d running there, and does a firewall let its control port through?",
     Reason.TIMEOUT: "is that the control port of an x0d?",
@@ -67,14 +72,17 @@ class RemoteWay:
 
     ask_there = "on that host: systemctl status x0d"
     log_there = "on that host: journalctl -u x0d"
-    role_missing = (
-        "your SPIFFE ID has no role for this there: give it one in [[identity.bindings]] of that x0d's configuration, "
-        "or run x0ctl where you have another identity"
-    )
+    role_missing = ROLE_HOW
+    method_missing = "the daemon there is older than this x0ctl"
     identity_missing = "does it trust the roots of your identity? on that host: journalctl -u x0d says what it saw"
 
     def __init__(self, place: Place, found: DialedChannel, timeout_s: float) -> None:
         self.name = str(place)
+        if place.port != CONTROL_PORT:  # the peer port refuses operators by the method, and nodes by their role
+            self.method_missing = (
+                f"most likely {place.port} is the peer port of that x0d; x0ctl needs its control port: {WHICH_PORT}"
+            )
+            self.role_missing = f"{ROLE_HOW}; or is {place.port} the peer port? the control port is {WHICH_PORT}"
         self.channel = found.channel
         self._last_error = found.last_error
         self._timeout_s = timeout_s

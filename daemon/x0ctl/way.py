@@ -25,6 +25,9 @@ class Way(Protocol):
     identity_missing: str
     """What to do where the caller was not let in at all."""
 
+    method_missing: str
+    """What to do where what answers knows no such method."""
+
     def connect(self) -> None:
         """Wait for the connection, before a call that has no deadline.  Raises Failure."""
 

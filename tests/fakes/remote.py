@@ -11,6 +11,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from grpc import aio
+
 from fakes.agent import FakeAgent, serving, update_of
 from fakes.audit import FakeAuditor
 from fakes.authority import CA
@@ -25,6 +27,7 @@ from x0d.spiffe.validation import Expectation, validate
 from x0d.spiffe.workload_api import SvidUpdate
 from x0d.telemetry import Telemetry
 from x0d.transport.tls_server import TlsServer
+from x0d.v1 import peer_pb2_grpc
 
 DOMAIN = "dev.x0d.test"
 SERVER_ID = f"spiffe://{DOMAIN}/node/n2"
@@ -34,6 +37,15 @@ ROOT_ID = f"spiffe://{DOMAIN}/operator/root"
 def update(authority: CA, spiffe_id: str) -> SvidUpdate:
     """What an agent gives to the holder of an ID."""
     return update_of(authority.issue(spiffe_id), authority, spiffe_id=spiffe_id)
+
+
+class PeerPort:
+    """What a peer port offers; its methods do nothing."""
+
+    names = ("x0d.v1.PeerService",)
+
+    def register(self, server: aio.Server) -> None:
+        peer_pb2_grpc.add_PeerServiceServicer_to_server(peer_pb2_grpc.PeerServiceServicer(), server)
 
 
 class Held:
@@ -78,21 +90,21 @@ class Remote:
 
 
 @asynccontextmanager
-async def remote(address: str = "127.0.0.1") -> AsyncIterator[Remote]:
-    """Start the port as ``SERVER_ID``; the caller is root of the issuer."""
+async def remote(address: str = "127.0.0.1", *, peer_port: bool = False) -> AsyncIterator[Remote]:
+    """Start the port, or a peer port instead, as ``SERVER_ID``; the caller is root of the issuer."""
     directory = Path(tempfile.mkdtemp(prefix="x0dt-"))
     authority = CA(DOMAIN, start_unix_s=time.time())
     source = Held(authority, SERVER_ID)
     views = fake_views()
     auditor = FakeAuditor()
     server = TlsServer(
-        name="control",
+        name="peer" if peer_port else "control",
         address=address,
         port=0,
         source=source,
         judge=source.judge,
         bindings=default_bindings(TrustDomain(DOMAIN)),
-        servicers=Servicers(views),
+        servicers=PeerPort() if peer_port else Servicers(views),
         counted=Telemetry(),
         auditor=auditor,
         require_pq=False,

@@ -109,6 +109,23 @@ def test_without_the_role(caller: str, command: tuple[str, ...]) -> None:
     assert "[[identity.bindings]]" in finished.err
 
 
+@pytest.mark.parametrize("caller", ["operator/root", "operator/anna", "node/n3"])
+@pytest.mark.parametrize("command", [("status",), WATCHES[0]], ids=" ".join)
+def test_peer_port(caller: str, command: tuple[str, ...]) -> None:
+    """Whoever asks a peer port is told that it may be one, and which port is meant: operators, and nodes too."""
+
+    async def scene() -> Finished:
+        async with remote(peer_port=True) as there:
+            there.call_as(f"spiffe://{DOMAIN}/{caller}")
+            return await x0ctl(there.endpoint, *there.arguments(*command))
+
+    finished = run(scene())
+    assert (4 if caller == "node/n3" else 1) == finished.code
+    assert "the peer port" in finished.err
+    assert "listen.control_port there, 9470 by default" in finished.err
+    assert "older" not in finished.err
+
+
 @pytest.mark.parametrize("denied", [True, False], ids=["denied", "nobody there"])
 def test_without_an_identity(denied: bool) -> None:
     """Without an SVID nothing is dialled, and it is said where one is to be had."""

@@ -333,6 +333,6 @@ class Gate(aio.ServerInterceptor):
             principal = await self._identify(method, context)
             if Role.ADMIN not in principal.roles and not METHODS.get(method, frozenset()) & principal.roles:
                 await self._forbid(method, principal, context)
-            await refuse(context, StatusCode.UNIMPLEMENTED, "method", f"{method} does not exist in this version")
+            await refuse(context, StatusCode.UNIMPLEMENTED, "method", f"{method} does not exist here")
 
         return call
