@@ -56,6 +56,10 @@ class RefusedByPeer(PeerUnreachable):
     """A peer that is the one meant lets this node in no further, and says so."""
 
 
+class NotKnownToPeer(RefusedByPeer):
+    """A peer that is the one meant has no neighbour of this node's name."""
+
+
 class TokenRefused(X0dError):
     """A join token that is spent, expired, unknown, or for something else."""
 

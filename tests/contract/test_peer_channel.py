@@ -19,7 +19,7 @@ from fakes.dataplane import FakeDataPlane
 from fakes.peers import FakePeerChannel, FakeSvids, Listener, PeerNetwork
 from fakes.sockets import MESH_PORT, FakeSockets
 from fakes.tls_lab import FakeSource, svid_of
-from x0d.errors import IdentityRefused, PeerUnreachable
+from x0d.errors import IdentityRefused, NotKnownToPeer, PeerUnreachable
 from x0d.identity.agreement import agree
 from x0d.identity.model import Proof, Usage
 from x0d.identity.roles import default_bindings
@@ -256,7 +256,7 @@ def test_what_the_peer_says_is_in_the_error(play: Play) -> None:
 
     async def scenario(world: World) -> None:
         async with world.listen("n4"):
-            with pytest.raises(PeerUnreachable, match=r"/node/n1 is no neighbour of .*/node/n2"):
+            with pytest.raises(NotKnownToPeer, match=r"/node/n1 is no neighbour of .*/node/n2"):
                 await world.channel.agree(world.target(N2), OFFER)
             with pytest.raises(PeerUnreachable, match="descriptors is not available"):
                 await world.channel.exchange_descriptors(world.target(N2), [], [])

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fakes.clock import FakeClock
-from x0d.errors import IdentityRefused, PeerUnreachable, X0dError
+from x0d.errors import IdentityRefused, NotKnownToPeer, NotThere, PeerUnreachable, RefusedByPeer, X0dError
 from x0d.identity.model import Principal, Proof, Reason, Usage
 from x0d.identity.roles import Role
 from x0d.identity.spiffe_id import SpiffeId
@@ -144,7 +144,7 @@ class FakePeerChannel:
         try:
             listener.svids.judge(self._svids.proof(Usage.CLIENT))
         except IdentityRefused as refusal:
-            raise PeerUnreachable(f"{target.spiffe_id} refuses this node") from refusal
+            raise RefusedByPeer(f"{target.spiffe_id} refuses this node") from refusal
         return listener, proof
 
     async def agree(self, target: PeerTarget, offer: KeyOffer) -> tuple[KeyOffer, Proof]:
@@ -154,6 +154,8 @@ class FakePeerChannel:
         token = CALLER.set(Principal(str(caller.spiffe_id), frozenset({Role.PEER}), proof=caller))
         try:
             answer = await listener.servicer.AgreeKey(request, None)  # type: ignore[arg-type]
+        except NotThere as error:
+            raise NotKnownToPeer(f"{target.spiffe_id} does not know this node under that name: {error}") from error
         except X0dError as error:
             raise PeerUnreachable(f"{target.spiffe_id} says: {error}") from error
         finally:

@@ -33,7 +33,7 @@ class SvidStatus:
     not_after_unix_s: float
     """0: none."""
     generation: int
-    """Of the bundles; rises with every update that was taken."""
+    """Of the bundles; rises with each update that changed one of them, not with a new SVID alone. 0: none yet."""
     connected: bool
     """To the Workload API."""
     connected_changed_at_ns: int
@@ -93,7 +93,7 @@ class PeerChannel(Protocol):
     """
 
     async def agree(self, target: PeerTarget, offer: KeyOffer) -> tuple[KeyOffer, Proof]:
-        """Agree on a key: the peer's half, and what it has proved."""
+        """Agree on a key: the peer's half, and what it has proved; NotKnownToPeer: it has no such neighbour."""
 
     async def exchange_descriptors(
         self, target: PeerTarget, held: Sequence[bytes], given: Sequence[bytes]

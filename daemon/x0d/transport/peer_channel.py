@@ -11,7 +11,7 @@ from typing import Final
 
 from grpc import StatusCode, aio
 
-from x0d.errors import AddressUnavailable, IdentityRefused, PeerUnreachable, RefusedByPeer
+from x0d.errors import AddressUnavailable, IdentityRefused, NotKnownToPeer, NotThere, PeerUnreachable, RefusedByPeer
 from x0d.identity.model import Proof
 from x0d.ports.identity import KeyOffer, PeerTarget
 from x0d.spiffe.snapshot import SnapshotSource
@@ -136,7 +136,12 @@ def _admits(error: aio.AioRpcError) -> bool:
     """Whether a call failed behind the peer's gate: an x0d that has judged us says its reason, gRPC itself has none."""
     if error.code() in _REFUSALS:
         return False
-    return error.code() is StatusCode.UNIMPLEMENTED or "x0d-reason" in dict(error.trailing_metadata() or ())
+    return error.code() is StatusCode.UNIMPLEMENTED or bool(_reason(error))
+
+
+def _reason(error: aio.AioRpcError) -> object:
+    """The word that an x0d gives for its refusal; empty: gRPC itself has failed."""
+    return dict(error.trailing_metadata() or ()).get("x0d-reason", "")
 
 
 def _error_of_call(
@@ -148,4 +153,6 @@ def _error_of_call(
     said = f"{error.code().name}: {error.details()}"
     if error.code() in _REFUSALS:
         return RefusedByPeer(f"{target.spiffe_id} refuses this node: {said}")
+    if error.code() is StatusCode.NOT_FOUND and _reason(error) == NotThere.__name__:
+        return NotKnownToPeer(f"{target.spiffe_id} does not know this node under that name: {error.details()}")
     return PeerUnreachable(f"{target.spiffe_id}: {said}")
