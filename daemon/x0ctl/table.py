@@ -161,6 +161,7 @@ _STYLES: Final = {
     "authenticated": "green",
     "done": "green",
     "down": "red",
+    "unauthenticated": "red",
     "blocked": "red",
     "refused": "red",
     "failed": "red",

@@ -141,7 +141,7 @@ class FakeNode:
         )
         self.executor = executor
         self.fib.connect(executor, self.links.dead_next_hops)
-        self.peers.connect(greet=self.mesh.greet, on_problem=self.links.peer_judged)
+        self.peers.connect(greet=self.mesh.greet, on_problem=self.links.peer_judged, unlinked=self.links.unlinked)
         self.mesh.connect(
             report=self._report,
             on_control=self.links.control_changed,

@@ -356,6 +356,10 @@ class LinkService:
 
     # ---- out ----
 
+    def unlinked(self) -> list[tuple[str, str]]:
+        """Configured neighbours without a link for now: node, and why."""
+        return [(unit.entry.node, unit.reason) for unit in self.units if unit.binding is None]
+
     def packets_lost(self, key: LinkKey) -> int:
         """Packets of others sent into this link since its fault.
 

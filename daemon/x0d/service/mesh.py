@@ -179,6 +179,8 @@ class MeshService:
         match event:
             case ControlGone() | ControlBack():
                 self._dirty.set()
+                if isinstance(event, ControlGone):
+                    self._peers.silent(event.key)
                 self._on_control(event)
             case PeerReported(key, generation, reporter, state):
                 if state is not AdjacencyState.UP:
@@ -278,6 +280,10 @@ class MeshService:
         return holds, detail
 
     # ---- out ----
+
+    def lacks_key(self, node: str) -> str:
+        """Why there is no key to use with a neighbour's daemon; empty: there is one."""
+        return self._peers.lacks_key(node)
 
     def link_view(self, key: LinkKey) -> LinkView:
         """What the mesh knows of a link of this node."""

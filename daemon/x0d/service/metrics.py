@@ -14,14 +14,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from x0d import __version__, telemetry
-from x0d.mesh.model import LinkState
 from x0d.service import metrics_identity
 from x0d.service.alerts import Alerts
 from x0d.service.healing import HealingService
 from x0d.service.mesh import MeshService
 from x0d.service.metrics_dataplane import DataplaneReading, families
 from x0d.service.metrics_identity import IdentityReading
-from x0d.service.overview import InterfaceOverview, MeshOverview
+from x0d.service.overview import CARRYING, LINK_STATES, InterfaceOverview, MeshOverview
 from x0d.service.views import InterfaceStatus, Link, NodeView
 
 SNAPSHOT_S = 2.0
@@ -141,9 +140,9 @@ def _of_links(links: Sequence[Link]) -> Iterator[Metric]:
     replies = CounterMetricFamily(telemetry.LINK_REPLIES_RECEIVED, "Probe replies that XDP recorded.", labels=names)
     for link in links:
         labels = [link.link or f"{link.interface}-{link.neighbour_address}", link.neighbour, link.interface]
-        up.add_metric(labels, int(link.state in ("up", "degraded", "control_gone")))
-        for known in LinkState:
-            state.add_metric([*labels, known.value], int(link.state == known.value))
+        up.add_metric(labels, int(link.state in CARRYING))
+        for known in LINK_STATES:
+            state.add_metric([*labels, known], int(link.state == known))
         cost.add_metric(labels, link.cost)
         rtt.add_metric(labels, link.rtt_ms / 1e3)
         loss.add_metric([*labels, "out"], link.loss_out)

@@ -4,10 +4,11 @@ Read-only: builds the views of ``service/views.py`` from the services' own state
 """
 
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from x0d.errors import errno_name
 from x0d.mapek.model import Incident
-from x0d.mesh.model import AdjacencyState, LinkKey, LinkStateRecord
+from x0d.mesh.model import AdjacencyState, LinkKey, LinkState, LinkStateRecord
 from x0d.ports import Clock
 from x0d.service import views
 from x0d.service.healing import HealingService
@@ -15,6 +16,13 @@ from x0d.service.interfaces import InterfaceService
 from x0d.service.link import LinkUnit
 from x0d.service.links import WORKING, LinkService
 from x0d.service.mesh import MeshService
+
+UNAUTHENTICATED: Final = "unauthenticated"
+"""Shown of a link whose probes are answered while no key is shared with the neighbour's daemon: nothing is routed."""
+LINK_STATES: Final = (*(state.value for state in LinkState), UNAUTHENTICATED)
+"""Every state that a link is shown in."""
+CARRYING: Final = frozenset(state.value for state in WORKING)
+"""Those in which it carries traffic."""
 
 
 class InterfaceOverview:
@@ -58,6 +66,7 @@ class MeshOverview:
     def _link(self, unit: LinkUnit) -> views.Link:
         key, binding = unit.key, unit.binding
         view = self._mesh.link_view(key) if key else None
+        state, reason = self._state(unit)
         since_ns = unit.state_since_ns or self._clock.monotonic_ns()
         return views.Link(
             link=str(key) if key else "",
@@ -65,8 +74,8 @@ class MeshOverview:
             interface=unit.entry.interface,
             local_address=str(binding.port.local_address) if binding else "",
             neighbour_address=str(unit.entry.address),
-            state=unit.state.value,
-            state_reason=unit.reason,
+            state=state,
+            state_reason=reason,
             cost_configured=unit.entry.cost,
             cost=view.cost if view else unit.entry.cost,
             rtt_ms=unit.quality.rtt_ns / 1e6,
@@ -80,7 +89,15 @@ class MeshOverview:
 
     def links_up(self) -> int:
         """Links that carry traffic."""
-        return sum(unit.state in WORKING for unit in self._links.units)
+        return sum(self._state(unit)[0] in CARRYING for unit in self._links.units)
+
+    def _state(self, unit: LinkUnit) -> tuple[str, str]:
+        """State and reason; the detector knows probes alone, and without a key no daemon tells of its routes."""
+        if unit.state in (LinkState.UP, LinkState.DEGRADED):
+            lacking = self._mesh.lacks_key(unit.entry.node)
+            if lacking:
+                return UNAUTHENTICATED, f"probes are answered, nothing is routed over it: {lacking}"
+        return unit.state.value, unit.reason
 
     def nodes(self) -> Sequence[views.Node]:
         """All known nodes, by name."""

@@ -13,7 +13,7 @@ A datagram without a valid MAC is counted, and at most a hint to dial (``peers_n
 import asyncio
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -34,11 +34,12 @@ from x0d.mesh.node import LinkPort
 from x0d.ports import Clock, DatagramSocket, KeyOffer, PeerChannel, PeerTarget, SvidSource
 from x0d.service.alerts import Alerts
 from x0d.service.peers_neighbour import KEY_DATAGRAMS_MAX, PASSING, Neighbour
-from x0d.service.peers_told import PeerNews, PeerRow, row_of
+from x0d.service.peers_told import PeerNews, PeerRow, problem_of, row_of, row_without_link
 from x0d.service.sealed import HINTS, SealedLink
 
 LOOK_S = 1.0
 """Between two looks at what neighbours have proved, and at our own SVID."""
+NO_KEY = "no key agreed on yet"
 NO_SVID = "this node has no valid SVID that it could show: x0ctl identity show"
 DIALS_MAX = 32
 """At a time; the others wait for one to end, which takes a few milliseconds or the channel's deadline."""
@@ -88,14 +89,22 @@ class PeerService:
         self._wake = asyncio.Event()
         source.subscribe(self._source_changed)
 
-    def connect(self, *, greet: Callable[[LinkKey], None], on_problem: Callable[[str, str], None]) -> None:
+    def connect(
+        self,
+        *,
+        greet: Callable[[LinkKey], None],
+        on_problem: Callable[[str, str], None],
+        unlinked: Callable[[], Iterable[tuple[str, str]]] = tuple,
+    ) -> None:
         """Join what is built later; before the first link is put.
 
         Args:
             greet: bring the neighbour on a link up to date: it can be reached now.
             on_problem: told of a node what keeps it from being authenticated; empty: nothing any more.
+            unlinked: nodes that are configured as neighbours where there is no link for now, and why.
         """
         self._greet = greet
+        self._unlinked = unlinked
         self._news = PeerNews(self._alerts, on_problem)
 
     def _now_s(self) -> float:
@@ -147,6 +156,12 @@ class PeerService:
         neighbour.heard(self._now_s())
         return payload
 
+    def silent(self, key: LinkKey) -> None:
+        """Ask a neighbour at once that is not heard any more: it may have lost our key, or know us no more."""
+        neighbour = self._by_link.get(key)
+        if neighbour is not None and neighbour.hint():
+            self._wake.set()
+
     # ---- agreements ----
 
     def answer(self, proof: Proof | None, offer: KeyOffer) -> KeyOffer:
@@ -159,12 +174,18 @@ class PeerService:
         Raises:
             NotThere: no neighbour of this node's calls.
             InvalidInput: a half that nobody may give.
-            Busy: too many at once.
+            Busy: too many at once, or the link to it is not there for now.
             IdentityRefused: the caller's certificate does not hold any more.
         """
         neighbour = next((n for n in self._neighbours.values() if proof and n.spiffe_id == proof.spiffe_id), None)
         if neighbour is None or proof is None:
             who = proof.spiffe_id if proof else "the caller"
+            for node, reason in self._unlinked():
+                if who == node_id(self._own_id.trust_domain, node):
+                    raise Busy(f"{self._own_id} has no link to {who} for now: {reason}")
+            for each in self._neighbours.values():
+                each.hint()  # one of them may call itself otherwise now
+            self._wake.set()
             raise NotThere(f"{who} is no neighbour of {self._own_id}: name it in [[mesh.neighbours]] there")
         if not neighbour.answers.take(self._now_s()):
             raise Busy(f"{neighbour.spiffe_id} has asked for many keys just now")
@@ -241,6 +262,7 @@ class PeerService:
                 if refusal.reason not in PASSING:
                     self._news.dropped(neighbour, refusal.reason)
                     neighbour.drop()
+                    neighbour.judged(refusal)
                     break
                 if held is neighbour.held[-1]:  # that of an earlier key has been replaced in time
                     passing = f"{refusal.reason}: {refusal}"
@@ -285,9 +307,24 @@ class PeerService:
 
     def rows(self) -> Sequence[PeerRow]:
         """What is known of the neighbours, by link."""
-        now_s = self._now_s()
+        now = (self._now_s(), self._clock.unix_ms() / 1e3)
         own = "" if self._may_dial else NO_SVID
-        return [row_of(neighbour, link, now_s, own) for link, neighbour in self._by_link.items()]
+        return [
+            *(row_of(neighbour, link, now, own) for link, neighbour in self._by_link.items()),
+            *(
+                row_without_link(node, node_id(self._own_id.trust_domain, node), reason)
+                for node, reason in self._unlinked()
+            ),
+        ]
+
+    def lacks_key(self, node: str) -> str:
+        """Why there is no key to use with a neighbour; empty: there is one."""
+        neighbour = self._neighbours.get(node)
+        if neighbour is None:
+            return NO_KEY
+        if neighbour.usable:
+            return ""
+        return problem_of(neighbour) or (NO_KEY if self._may_dial else NO_SVID)
 
     def authenticated(self) -> Mapping[str, int]:
         """Neighbours with a usable key, by key exchange group."""

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from x0d.errors import IdentityRefused
+from x0d.errors import IdentityRefused, RefusedByPeer
 from x0d.identity.agreement import PeerKey
 from x0d.identity.budget import Budget
 from x0d.identity.model import Proof, Reason
@@ -74,6 +74,8 @@ class Neighbour:
     """Last datagram that was opened."""
     refusal: IdentityRefused | None = None
     """Why whoever answers is not taken for the neighbour; None: nobody was refused since the last agreement."""
+    denial: RefusedByPeer | None = None
+    """Why the neighbour, who is the one meant, does not take us; None: it has not said so since the last agreement."""
     failure: str = ""
     """Why the last dial brought no key; empty: it did, or there was none."""
     failures: int = 0
@@ -104,14 +106,14 @@ class Neighbour:
         """``authenticated``, ``waiting`` or ``refused``."""
         if self.usable:
             return AUTHENTICATED
-        return REFUSED if self.refusal is not None else WAITING
+        return REFUSED if self.refusal is not None or self.suspended else WAITING
 
     @property
     def reason(self) -> str:
         """Why there is no key, or none newer; empty when all is well."""
         if self.refusal is not None:
             return f"{self.refusal.reason}: {self.refusal}"
-        return self.failure or self.suspended
+        return self.suspended or self.failure
 
     # ---- when to dial ----
 
@@ -161,7 +163,9 @@ class Neighbour:
         self._retry_at_s = now_s + pause_s * self.rng.uniform(1 - JITTER, 1 + JITTER)
         known = self.refusal.reason if self.refusal else ""
         if isinstance(error, IdentityRefused) and error.reason not in {*OURS, known}:
-            self.refusal = error  # of one reason the first text stays: with a time in it each try would be news
+            self.judged(error)  # of one reason the first text stays: with a time in it each try would be news
+        if isinstance(error, RefusedByPeer):
+            self.refusal, self.denial = None, error  # we have taken it for who it is before it was asked
         self.failure = str(error)
 
     def agreed(self, now_s: float, boot_id: int, key: PeerKey, proof: Proof, *, initiated: bool) -> None:
@@ -173,7 +177,7 @@ class Neighbour:
         self.agreed_at_s = now_s
         self._renew_at_s = now_s + KEY_LIFE_S * self.rng.uniform(1 - JITTER, 1)
         self.suspend("")
-        self.refusal = None
+        self.refusal = self.denial = None
         self._hinted = False
         self._answered = not initiated
         if initiated:
@@ -203,6 +207,10 @@ class Neighbour:
         self.want()
         for link in self.links.values():
             link.drop()
+
+    def judged(self, refusal: IdentityRefused) -> None:
+        """Take whoever answers, or what the neighbour has proved, for somebody who is not trusted."""
+        self.refusal, self.denial = refusal, None
 
     def suspend(self, reason: str) -> None:
         """Use no key until told otherwise; an empty reason: use them again."""

@@ -10,10 +10,13 @@ from typing import Final
 import structlog
 
 from x0d import telemetry
+from x0d.errors import NotKnownToPeer
 from x0d.identity.model import Reason
+from x0d.identity.spiffe_id import SpiffeId
 from x0d.mesh.model import LinkKey
 from x0d.service.alerts import Alerts
-from x0d.service.peers_neighbour import Neighbour
+from x0d.service.identity import instant
+from x0d.service.peers_neighbour import WAITING, Neighbour
 
 PEER_ALERT = "peer_identity"
 FAILURES_SHOWN = 3
@@ -29,6 +32,7 @@ REMEDIES: Final[Mapping[str, str]] = {
     Reason.DEV_IDENTITY: "it has a development identity and this node is in production: give it one of SPIRE",
 }
 REMEDY: Final = "x0ctl identity check tries it again"
+DENIED_REMEDY: Final = "its journalctl -u x0d says why: look there at its roots, [[identity.bindings]] and require_pq"
 
 log = structlog.get_logger()
 
@@ -49,25 +53,40 @@ class PeerRow:
     key_age_s: float
 
 
-def row_of(neighbour: Neighbour, link: LinkKey, now_s: float, own: str) -> PeerRow:
-    """Describe a neighbour on one of its links; ``own``: why this node cannot dial, empty if it can."""
+def row_of(neighbour: Neighbour, link: LinkKey, now: tuple[float, float], own: str) -> PeerRow:
+    """Describe a neighbour on one of its links.
+
+    ``now``: seconds, of the monotonic and the wall clock; ``own``: why this node cannot dial, empty if it can.
+    """
     proof = neighbour.held[-1].proof if neighbour.held else None
+    age_s = now[0] - neighbour.agreed_at_s if proof else 0.0
+    state, reason = neighbour.state, neighbour.reason
+    if neighbour.usable and reason:
+        ended = "was refused" if neighbour.refusal or neighbour.denial else "failed"
+        reason = f"key of {instant(now[1] - age_s)} in use; a new agreement {ended}: {reason}"
+    elif own and not neighbour.usable and neighbour.refusal is None:
+        state, reason = WAITING, own
     return PeerRow(
         node=neighbour.node,
         spiffe_id=str(neighbour.spiffe_id),
         link=str(link),
-        state=neighbour.state,
-        reason=neighbour.reason if neighbour.usable or not own else own,
+        state=state,
+        reason=reason,
         group=proof.group if proof else "",
         tls_version=proof.tls_version if proof else "",
         post_quantum=proof.is_post_quantum if proof else False,
         svid_not_after_unix_ms=int(proof.not_after_unix_s * 1e3) if proof else 0,
-        key_age_s=now_s - neighbour.agreed_at_s if proof else 0.0,
+        key_age_s=age_s,
     )
 
 
+def row_without_link(node: str, spiffe_id: SpiffeId, reason: str) -> PeerRow:
+    """Describe a configured neighbour that cannot be dialled where it is, for there is no link."""
+    return PeerRow(node, str(spiffe_id), "", WAITING, f"no link: {reason}", "", "", False, 0, 0.0)
+
+
 class PeerNews:
-    """Tells what has changed."""
+    """Tells what has changed: a definite refusal at once, silence after some tries."""
 
     def __init__(self, alerts: Alerts, on_problem: Callable[[str, str], None]) -> None:
         self._alerts = alerts
@@ -75,27 +94,26 @@ class PeerNews:
 
     def tell(self, neighbour: Neighbour) -> None:
         """Log and alert what is new of a neighbour, and show it with its links."""
-        refused = neighbour.refusal
-        if refused is None:
-            self._alerts.clear(_alert(neighbour))
+        word, text = _judgement(neighbour)
+        if text:
+            self._alerts.raise_alert(_alert(neighbour), text)
         else:
-            remedy = REMEDIES.get(refused.reason, REMEDY)
-            self._alerts.raise_alert(_alert(neighbour), f"refused ({refused.reason}): {refused}; {remedy}")
+            self._alerts.clear(_alert(neighbour))
         group = neighbour.held[-1].proof.group if neighbour.usable else ""
-        told = (neighbour.state, refused.reason if refused else "", group)
+        told = (neighbour.state, word, group)
         if told != neighbour.told:
             neighbour.told = told
             fields = {"node": neighbour.node, "spiffe_id": str(neighbour.spiffe_id)}
-            if refused is not None:
-                log.warning(telemetry.PEER_REFUSED, **fields, reason=refused.reason, detail=str(refused))
+            if word:
+                log.warning(telemetry.PEER_REFUSED, **fields, reason=word, detail=neighbour.reason)
             elif neighbour.usable:
                 log.info(telemetry.PEER_AUTHENTICATED, **fields, group=group)
-        if neighbour.shown != _problem(neighbour):
+        if neighbour.shown != problem_of(neighbour):
             self.show(neighbour)
 
     def show(self, neighbour: Neighbour) -> None:
         """Show what is wrong with a neighbour with its links, all of them: one may have come."""
-        neighbour.shown = _problem(neighbour)
+        neighbour.shown = problem_of(neighbour)
         self._on_problem(neighbour.node, neighbour.shown)
 
     def dropped(self, neighbour: Neighbour, reason: str) -> None:
@@ -112,7 +130,21 @@ def _alert(neighbour: Neighbour) -> str:
     return f"{PEER_ALERT} {neighbour.node}"
 
 
-def _problem(neighbour: Neighbour) -> str:
+def _judgement(neighbour: Neighbour) -> tuple[str, str]:
+    """A word for the log and what an alert says of a definite refusal, by either end; both empty: there is none."""
+    refused, denied = neighbour.refusal, neighbour.denial
+    if refused is not None:
+        word, text = refused.reason, f"refused ({refused.reason}): {refused}; {REMEDIES.get(refused.reason, REMEDY)}"
+    elif isinstance(denied, NotKnownToPeer):
+        word, text = "not_known_to_peer", f"{denied}; look at [[mesh.neighbours]] there"
+    elif denied is not None:
+        word, text = "refused_by_peer", f"{denied}; {DENIED_REMEDY}"
+    else:
+        return "", ""
+    return word, f"{text}; the key agreed on before is in use" if neighbour.usable else text
+
+
+def problem_of(neighbour: Neighbour) -> str:
     """What keeps a neighbour from being listened to; empty: nothing, or nothing worth a word yet."""
     if neighbour.usable:
         return ""
@@ -120,6 +152,6 @@ def _problem(neighbour: Neighbour) -> str:
         return f"{neighbour.node} is not listened to: {neighbour.suspended}"
     if neighbour.refusal is not None:
         return f"{neighbour.node} is refused: {neighbour.reason}"
-    if neighbour.failures >= FAILURES_SHOWN:
+    if neighbour.denial is not None or neighbour.failures >= FAILURES_SHOWN:
         return f"{neighbour.node} has not been authenticated: {neighbour.reason}"
     return ""
