@@ -23,8 +23,8 @@ from x0d.identity.spiffe_id import SpiffeId
 from x0d.transport.connector import UNREACHABLE, DialedChannel, open_connector
 
 IDENTITY_HOW: Final = (
-    "run x0ctl on the issuer of the cluster, as root or as a member of group x0d; or where SPIRE's agent has an entry "
-    "for you, with --workload-socket"
+    "run x0ctl on the issuer of the cluster, as root or as a member of group x0d (a node that has joined has an "
+    "identity for root alone); or where SPIRE's agent has an entry for you, with --workload-socket"
 )
 ROLE_HOW: Final = (
     "your SPIFFE ID has no role for this there: give it one in [[identity.bindings]] of that x0d's configuration, "

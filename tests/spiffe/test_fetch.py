@@ -1,5 +1,7 @@
 """One SVID for one command: the first good answer, or a sentence that says what to do."""
 
+import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -52,5 +54,21 @@ def test_every_failure_says_what_to_do(loop: str, tmp_path: Path) -> None:
             assert "certificate has expired" in await refusal(path)
             agent.deny = True
             assert "has no identity for this process: register it" in await refusal(path)
+
+    run(loop, scene())
+
+
+def test_a_socket_that_hangs_up_refuses_us(loop: str, tmp_path: Path) -> None:
+    """Who closes connections unheard, as x0d does to whom it has no identity for, is told as refusing this uid."""
+
+    async def scene() -> None:
+        path = tmp_path / "a.sock"
+
+        def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.close()
+
+        async with await asyncio.start_unix_server(hang_up, path):
+            with pytest.raises(NoIdentity, match=f"{path} refuses uid {os.geteuid()}: it closes the connection"):
+                await fetch_once(path, 10)
 
     run(loop, scene())
