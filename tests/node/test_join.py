@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import re
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -175,6 +177,42 @@ def test_what_is_refused_leaves_nothing_behind(
                 await joining(loaded, word)
             assert not (tmp_path / "state" / DIRECTORY).exists()
             await joining(config_in(tmp_path), token)
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("behind_s", [300, 7200])
+def test_a_slow_clock_is_told(tmp_path: Path, behind_s: int) -> None:
+    """With a clock behind the issuer's it is said by how much at least, and the token is good once it is set."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            token, loaded = await world.token(), config_in(tmp_path)
+            slow = lambda: world.clock.unix_s() - behind_s  # noqa: E731
+            with pytest.raises(IdentityRefused, match="is behind the issuer's by at least") as refused:
+                await asyncio.to_thread(join.run, loaded, token.encode(), slow)
+            (least_s,) = map(
+                int, re.findall(r"at least (\d+) s: set it, then join again with this", str(refused.value))
+            )
+            assert behind_s - 10 < least_s <= behind_s
+            await joining(loaded, token)
+
+    play(scenario)
+
+
+def test_a_clock_that_is_set_back_while_joining_is_told(tmp_path: Path) -> None:
+    """Where only the new certificate is not valid yet, the token is spent, and that is said."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            token, loaded = await world.token(), config_in(tmp_path)
+
+            def clock() -> float:
+                return time.time() - (0 if world.issuer.status().open_tokens else 7200)
+
+            with pytest.raises(IdentityRefused, match="join again with another token: this one is spent"):
+                await asyncio.to_thread(join.run, loaded, token.encode(), clock)
+            assert not (tmp_path / "state" / DIRECTORY).exists()
 
     play(scenario)
 

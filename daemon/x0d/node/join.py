@@ -15,8 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from x0d.config import Config
-from x0d.errors import InvalidInput, PeerUnreachable, StorageFailed, TokenRefused
+from x0d.errors import IdentityRefused, InvalidInput, PeerUnreachable, StorageFailed, TokenRefused
+from x0d.identity.model import Reason
 from x0d.identity.token import JoinToken
+from x0d.service.issuer import TOKEN_TTL_S
 from x0d.spiffe import joined as joined_identity
 from x0d.spiffe.joined import KeyRequest
 from x0d.store.lock import LOCK_NAME, StateLock
@@ -47,10 +49,12 @@ def run(config: Config, token_text: str, unix_s: Callable[[], float] = time.time
         with tempfile.TemporaryDirectory(prefix="x0d-join-") as private:
             asked = join(token, request.csr_der, interfaces_of(config, token), Path(private), unix_s)
             try:
-                admission = asyncio.run(asked)
+                with _clock_told(token, unix_s, "join again with this token"):
+                    admission = asyncio.run(asked)
             except PeerUnreachable as error:
                 raise PeerUnreachable(f"{error}; {UNREACHED}") from error
-        taken = joined_identity.take(config.spiffe_id, request.key, admission, unix_s())
+        with _clock_told(token, unix_s, "join again with another token: this one is spent"):
+            taken = joined_identity.take(config.spiffe_id, request.key, admission, unix_s())
         joined_identity.save(directory, taken)
     end = datetime.fromtimestamp(taken.svid.not_after_unix_s, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     return (
@@ -85,6 +89,21 @@ def interfaces_of(config: Config, token: JoinToken) -> tuple[str, ...]:
     """Where a link-local address of the issuer may be: the neighbour's interface, else every one of the mesh."""
     named = tuple(item.interface for item in config.mesh.neighbours if str(item.address) == token.host)
     return named or config.interfaces
+
+
+@contextmanager
+def _clock_told(token: JoinToken, unix_s: Callable[[], float], then: str) -> Iterator[None]:
+    """Say of a certificate that is not valid yet that it is our clock which is slow, by how much, and what to do."""
+    try:
+        yield
+    except IdentityRefused as refused:
+        if refused.reason != Reason.NOT_YET_VALID:
+            raise
+        # The token was made by the issuer's clock, and that was before now.
+        behind_s = token.expires_unix_s - TOKEN_TTL_S - unix_s()
+        by = f" by at least {behind_s:.0f} s" if behind_s >= 1 else ""
+        text = f"this host's clock is behind the issuer's{by}: set it, then {then} ({refused})"
+        raise IdentityRefused(refused.reason, text) from refused
 
 
 @contextmanager
