@@ -181,7 +181,7 @@ def test_unchanged_pushes_cause_no_work(loop: str) -> None:
 
 
 def test_rotation_keeps_cached_verdicts_only_while_bundles_stay(loop: str) -> None:
-    """A new leaf keeps the bundles and what they have verified; new bundles forget it."""
+    """A new leaf keeps the bundles, their generation and what they have verified; new bundles change and forget it."""
 
     async def scene() -> None:
         async with watching() as lab:
@@ -193,10 +193,12 @@ def test_rotation_keeps_cached_verdicts_only_while_bundles_stay(loop: str) -> No
             assert second is not None
             assert first.bundles is second.bundles
             assert first.svid != second.svid
+            assert (2, 1, 2) == (second.generation, lab.watcher.status().generation, lab.watcher.status().updates)
             update = lab.good()
             await lab.push(SvidUpdate((replace(update.svids[0], bundle=lab.root.der + FOREIGN.der),)))
             assert lab.watcher.current is not None
             assert first.bundles != lab.watcher.current.bundles
+            assert (3, 2) == (lab.watcher.current.generation, lab.watcher.status().generation)
             await until(lambda: [1, 2, 3] == lab.changes)
 
     run(loop, scene())

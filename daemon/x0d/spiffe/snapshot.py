@@ -57,7 +57,7 @@ class Svid:
 @dataclass(frozen=True)
 class Snapshot:
     generation: int
-    """Rises with every change; 1 is the first."""
+    """Rises with every change, be it of the SVID or of a bundle; 1 is the first."""
     svid: Svid
     bundles: Bundles
 

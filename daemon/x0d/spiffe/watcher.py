@@ -84,6 +84,7 @@ class Watcher:
         """Messages of the present stream."""
         self._connected_changed_at_ns = monotonic_ns()
         self._updates = 0
+        self._bundle_generation = 0
         self._rejected: Counter[str] = Counter({str(flaw): 0 for flaw in Flaw})
         self._connection_error = "the Workload API has not answered yet"
         self._update_error = ""
@@ -121,7 +122,7 @@ class Watcher:
             serial=now.svid.serial if now else "",
             not_before_unix_s=now.svid.not_before_unix_s if now else 0.0,
             not_after_unix_s=now.svid.not_after_unix_s if now else 0.0,
-            generation=now.generation if now else 0,
+            generation=self._bundle_generation,
             connected=self._connected,
             connected_changed_at_ns=self._connected_changed_at_ns,
             updates=self._updates,
@@ -212,6 +213,8 @@ class Watcher:
             bundles = last.bundles  # with the verdicts that it has cached
             if last.svid == accepted.svid:
                 return
+        else:
+            self._bundle_generation += 1
         self._updates += 1
         self._current = Snapshot(last.generation + 1 if last else 1, accepted.svid, bundles)
         log.info(
@@ -219,7 +222,7 @@ class Watcher:
             spiffe_id=str(accepted.svid.spiffe_id),
             serial=accepted.svid.serial,
             ttl_s=round(accepted.svid.not_after_unix_s - self._unix_s()),
-            generation=self._current.generation,
+            generation=self._bundle_generation,
             trust_domains=[str(domain) for domain in sorted(bundles.trust_domains)],
         )
         loop = asyncio.get_running_loop()
