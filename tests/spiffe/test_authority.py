@@ -15,7 +15,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from structlog.testing import capture_logs
 
+from x0d import telemetry
 from x0d.errors import IdentityRefused, InvalidInput, NoIdentity, StorageFailed
 from x0d.identity.leaf import check_leaf
 from x0d.identity.model import Usage
@@ -138,6 +140,20 @@ def test_other_kinds_of_keys_that_svids_have_are_certified(
 
 
 # ---- the file ----
+
+
+def test_a_first_root_is_told(tmp_path: Path) -> None:
+    """Making a root where there was none is logged and can be asked for; taking up old ones is neither."""
+    with capture_logs() as logged:
+        first = opened(tmp_path)
+        again = opened(tmp_path)
+    assert (True, False) == (first.is_new, again.is_new)
+    assert [(telemetry.ROOT_MADE, "dev.x0d.test", first.root_sha256.hex())] == [
+        (entry["event"], entry["trust_domain"], entry["signs"]) for entry in logged
+    ]
+    with capture_logs() as logged:
+        assert not opened(tmp_path, T0 + ROOT_TTL + 1).is_new
+    assert [telemetry.ROOT_ROTATED] == [entry["event"] for entry in logged]
 
 
 def test_keys_are_for_nobody_else(tmp_path: Path) -> None:

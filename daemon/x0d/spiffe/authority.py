@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from x0d import telemetry
 from x0d.errors import InvalidInput, NoIdentity, StorageFailed
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 from x0d.ports.issuer import SignedSvid
@@ -28,6 +30,8 @@ FILE_NAME: Final = "authority.json"
 VERSION: Final = 1
 ROOTS_MAX: Final = 8
 """In a file; there are at most three at a time, and one of somebody's making is not read into memory."""
+
+log = structlog.get_logger()
 
 
 class Authority:
@@ -49,6 +53,8 @@ class Authority:
         self._svid_ttl_s = svid_ttl_s
         self._unix_s = unix_s
         self._roots = roots
+        self.is_new = False
+        """There was no root yet: ``open`` has made the first one, which no node of an earlier life knows."""
 
     @classmethod
     def open(
@@ -68,6 +74,9 @@ class Authority:
             authority._remember_leaf_ttl()
         if not authority._can_sign(unix_s()):
             authority.rotate(unix_s())
+            authority.is_new = not roots
+            event = telemetry.ROOT_MADE if authority.is_new else telemetry.ROOT_ROTATED
+            log.warning(event, trust_domain=str(trust_domain), signs=authority.root_sha256.hex(), file=str(path))
         return authority
 
     @property
