@@ -2,7 +2,7 @@
 
 Bytes, files and calls from outside raise ``InvalidInput`` or ``ConfigInvalid``; the kernel's and
 the disk's refusals have types of their own.  Each family is translated once, at its boundary: to a
-gRPC status in ``transport/gate.py``, to an exit code in ``__main__.py``.
+gRPC status in ``transport/statuses.py``, to an exit code in ``__main__.py``.
 """
 
 import errno as errno_names

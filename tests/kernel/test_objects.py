@@ -29,7 +29,7 @@ from x0d.kernel.dataplane import OBJECT_FILE
 from x0d.kernel.elf import OBJECT_BYTES_MAX, read_sections
 from x0d.kernel.layout import LAYOUT_VERSION
 from x0d.kernel.libbpf import Libbpf, read_object
-from x0d.transport.gate import status_of
+from x0d.transport.statuses import status_of
 
 NAME = "tiny.bpf.o"
 

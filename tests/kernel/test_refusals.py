@@ -37,7 +37,7 @@ from x0d.errors import (
 from x0d.kernel import bpf
 from x0d.kernel.refusals import Operation, refine
 from x0d.kernel.xdp_query import read_xdp_hook
-from x0d.transport.gate import status_of
+from x0d.transport.statuses import status_of
 
 pytestmark = pytest.mark.kernel
 

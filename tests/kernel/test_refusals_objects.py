@@ -26,7 +26,7 @@ from x0d.errors import (
 from x0d.kernel import bpf
 from x0d.kernel.libbpf import Libbpf
 from x0d.kernel.refusals import ENOTSUPP, TABLE, Operation, refine
-from x0d.transport.gate import status_of
+from x0d.transport.statuses import status_of
 
 pytestmark = pytest.mark.kernel
 

@@ -6,7 +6,7 @@ import pytest
 from grpc import StatusCode
 
 from x0d import errors
-from x0d.transport.gate import DETAILS_BYTES_MAX, details_of, fitting, status_of
+from x0d.transport.statuses import DETAILS_BYTES_MAX, details_of, fitting, status_of
 
 STATUSES = [
     (errors.ProgramRejected("load x0d_deny", EACCES), StatusCode.FAILED_PRECONDITION),

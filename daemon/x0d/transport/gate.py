@@ -1,11 +1,12 @@
 """What every call passes before it reaches a servicer, and every error before it reaches a caller.
 
 In this order: who calls (``authenticate`` of the listener: a unix socket's front, or TLS), may it (one table, deny by
-default), is the node ready (else UNAVAILABLE, which clients may retry), is there room for one more stream, and for what
-changes something: is the record written.  Unary calls get a deadline; a stream ends with its client's deadline, its
-client, its caller's trust or the daemon.  Errors that x0d raises on purpose become statuses here and nowhere else.
-Every status that this server decides carries the trailing metadata ``x0d-reason``, by which a client tells a refusal
-from a server that is not there, and what the gate refuses from what the kernel does.
+default), is the node ready (else UNAVAILABLE, which clients may retry), is there room for one more call of this caller
+and for one more stream, does the request come soon, and for what changes something: is the record written.  Unary calls
+get a deadline; a stream ends with its client's deadline, its client, its caller's trust or the daemon.  Errors that x0d
+raises on purpose become statuses here and nowhere else (``statuses.py``).  Every status that this server decides
+carries the trailing metadata ``x0d-reason``, by which a client tells a refusal from a server that is not there, and
+what the gate refuses from what the kernel does.
 
 Over TCP a refusal is one of two sentences, and a method that does not exist is refused like one that does: who holds
 no role learns nothing.  On the unix socket ``explain`` says what is missing.
@@ -21,29 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import grpc
 from grpc import StatusCode, aio
 
-from x0d.errors import (
-    Busy,
-    ConfigInvalid,
-    DeviceGone,
-    HookChanged,
-    IdentityRefused,
-    InvalidInput,
-    KernelRefused,
-    MapFull,
-    NoIdentity,
-    NotPermitted,
-    NotSupported,
-    NotThere,
-    PeerUnreachable,
-    PinExists,
-    PinInvalid,
-    PinMissing,
-    ProgramTypeRefused,
-    StorageFailed,
-    TokenRefused,
-    TooMany,
-    X0dError,
-)
+from x0d.errors import IdentityRefused, X0dError
 from x0d.identity.model import Principal, Reason
 from x0d.identity.roles import Role
 from x0d.ports.audit import Auditor
@@ -52,78 +31,30 @@ from x0d.transport.access import AUDITED, METHODS, WHILE_STARTING
 from x0d.transport.audited import audited
 from x0d.transport.denials import Denials
 from x0d.transport.messages import all_readable, only_one, readable, tolerant
+from x0d.transport.open_calls import OpenCalls
 from x0d.transport.open_streams import OpenStream, OpenStreams
 from x0d.transport.outlet import Context, Outlet
+from x0d.transport.statuses import details_of, fitting, status_of
 
 UNARY_S_DEFAULT: Final = 30.0
 """Deadline of a unary call whose client set none."""
 UNARY_S_MAX: Final = 120.0
 """Longest deadline of a unary call, whatever the client set."""
+REQUEST_S_MAX: Final = 5.0
+"""For the request of a call that takes one, from its admission: it is sent with the call or soon after."""
 STREAMS_MAX: Final = 64
 """Streaming calls at a time, of all clients; the next is refused as RESOURCE_EXHAUSTED."""
 STREAMS_ADMIN_RESERVED: Final = 8
 """Of these, kept for admins."""
-DETAILS_BYTES_MAX: Final = 7_000
-"""Of an error's text as gRPC encodes it; clients take 8 KiB of headers."""
 UNAUTHENTICATED: Final = "not authenticated: show an SVID that this node trusts"
 """All that a caller over TCP is told who proves nothing."""
 FORBIDDEN: Final = "not permitted"
 """All that a caller over TCP is told who may not call."""
 CUT_S_MAX: Final = 1.0
 """For telling a client why its stream was cut; one that does not read is not waited for."""
-LOG_CHARACTERS_MAX: Final = 4_000
-"""Of a verifier's log in an error's text."""
 
 if TYPE_CHECKING:
     _Handler = grpc.RpcMethodHandler[Any, Any]
-
-_STATUS: Final[tuple[tuple[type[X0dError], StatusCode], ...]] = (
-    (InvalidInput, StatusCode.INVALID_ARGUMENT),
-    (ConfigInvalid, StatusCode.INVALID_ARGUMENT),
-    (StorageFailed, StatusCode.UNAVAILABLE),
-    (Busy, StatusCode.UNAVAILABLE),
-    (NotSupported, StatusCode.UNIMPLEMENTED),
-    (ProgramTypeRefused, StatusCode.UNIMPLEMENTED),
-    (NotThere, StatusCode.NOT_FOUND),
-    (DeviceGone, StatusCode.NOT_FOUND),
-    (PinMissing, StatusCode.NOT_FOUND),
-    (PinExists, StatusCode.ALREADY_EXISTS),
-    (PinInvalid, StatusCode.INVALID_ARGUMENT),
-    (HookChanged, StatusCode.ABORTED),
-    (NotPermitted, StatusCode.PERMISSION_DENIED),
-    (IdentityRefused, StatusCode.PERMISSION_DENIED),
-    (TokenRefused, StatusCode.PERMISSION_DENIED),
-    (NoIdentity, StatusCode.FAILED_PRECONDITION),
-    (PeerUnreachable, StatusCode.UNAVAILABLE),
-    (MapFull, StatusCode.RESOURCE_EXHAUSTED),
-    (TooMany, StatusCode.RESOURCE_EXHAUSTED),
-    # the state of the kernel or of the lists is in the way: all other refusals, and WouldLockOut
-    (KernelRefused, StatusCode.FAILED_PRECONDITION),
-    (X0dError, StatusCode.FAILED_PRECONDITION),
-)
-"""First match counts.  What the kernel does not permit to x0d is no word about the caller: ``x0d-reason`` tells."""
-
-
-def status_of(error: X0dError) -> StatusCode:
-    """Status that tells a caller of ``error``."""
-    return next(status for kind, status in _STATUS if isinstance(error, kind))
-
-
-def details_of(error: X0dError) -> str:
-    """Sentence for people, and the last of what the verifier has said: that is where it says why."""
-    log = error.log_tail.strip() if isinstance(error, KernelRefused) else ""
-    return f"{error}\n{log[-LOG_CHARACTERS_MAX:]}" if log else str(error)
-
-
-def fitting(details: str) -> str:
-    """Cut a text to what fits a header, where all but printable ASCII is percent-encoded."""
-    room = DETAILS_BYTES_MAX
-    for index, character in enumerate(details):
-        plain = character.isascii() and character.isprintable() and character != "%"
-        room -= 1 if plain else 3 * len(character.encode(errors="replace"))
-        if room < 0:
-            return details[:index] + " ... (cut)"
-    return details
 
 
 async def refuse(context: "Context", status: StatusCode, reason: str, details: str) -> NoReturn:
@@ -145,6 +76,16 @@ async def _in_time(context: "Context") -> AsyncIterator[None]:
         if not deadline.expired():
             raise
         await refuse(context, StatusCode.DEADLINE_EXCEEDED, "deadline", f"not done within {limit_s:.0f} s")
+
+
+async def _request(requests: AsyncIterator[Any], context: "Context") -> Any:  # noqa: ANN401 - any message
+    """Read the one request; a call whose request does not come gives its place back."""
+    try:
+        async with asyncio.timeout(REQUEST_S_MAX):
+            return await only_one(requests)
+    except TimeoutError:
+        text = f"no request came within {REQUEST_S_MAX:g} s"
+        await refuse(context, StatusCode.DEADLINE_EXCEEDED, "request", text)
 
 
 class Gate(aio.ServerInterceptor):
@@ -172,6 +113,7 @@ class Gate(aio.ServerInterceptor):
         self._authenticate = authenticate
         self._denials = denials
         self._streams = OpenStreams() if streams is None else streams
+        self._calls = OpenCalls()
         self._explain = explain
         self._limit = limit
         self.auditor = auditor
@@ -216,12 +158,14 @@ class Gate(aio.ServerInterceptor):
             await refuse(context, StatusCode.UNAUTHENTICATED, "identity", text)
 
     async def _admit(self, method: str, context: "Context") -> Principal:
-        """Refuse the call or say whose it is."""
+        """Refuse the call or say whose it is; nothing else runs before its caller counts it."""
         principal = await self._identify(method, context)
         if not METHODS.get(method, frozenset()) & principal.roles:
             await self._forbid(method, principal, context)
         if self.step is not None and method not in WHILE_STARTING:
             await refuse(context, StatusCode.UNAVAILABLE, "starting", f"starting: {self.step}")
+        if excess := self._calls.excess(principal):
+            await refuse(context, StatusCode.RESOURCE_EXHAUSTED, "calls", excess)
         CALLER.set(principal)
         return principal
 
@@ -244,17 +188,18 @@ class Gate(aio.ServerInterceptor):
     def _unary(self, method: str, behaviour: Callable[..., Any]) -> "Callable[[Any, Context], Awaitable[Any]]":
         async def call(requests: Any, context: "Context") -> Any:  # noqa: ANN401 - any iterator and message
             principal = await self._admit(method, context)
-            try:
-                if self._limit is not None:
-                    self._limit(method, principal)
-                async with _in_time(context):
-                    request = await only_one(requests)
-                    if method not in AUDITED:
-                        return await behaviour(request, context)
-                    async with audited(self.auditor, principal, method, request, context):
-                        return await behaviour(request, context)
-            except X0dError as error:
-                await self._refuse_for(error, method, principal, context)
+            with self._calls.hold(principal):
+                try:
+                    if self._limit is not None:
+                        self._limit(method, principal)
+                    async with _in_time(context):
+                        request = await _request(requests, context)
+                        if method not in AUDITED:
+                            return await behaviour(request, context)
+                        async with audited(self.auditor, principal, method, request, context):
+                            return await behaviour(request, context)
+                except X0dError as error:
+                    await self._refuse_for(error, method, principal, context)
 
         return call
 
@@ -296,13 +241,13 @@ class Gate(aio.ServerInterceptor):
         limit = STREAMS_MAX if Role.ADMIN in principal.roles else STREAMS_MAX - STREAMS_ADMIN_RESERVED
         if len(self._streams) >= limit:
             await refuse(context, StatusCode.RESOURCE_EXHAUSTED, "streams", f"{len(self._streams)} streams are open")
-        with self._streams.hold(principal, method) as stream:
+        with self._calls.hold(principal), self._streams.hold(principal, method) as stream:
             try:
                 if method not in AUDITED:
-                    yield await only_one(requests) if takes_one else all_readable((), requests)
+                    yield await _request(requests, context) if takes_one else all_readable((), requests)
                     return
                 # The first message says what is about to change, and the record comes before the servicer sees it.
-                first = await only_one(requests) if takes_one else readable(await anext(requests, None))
+                first = await _request(requests, context) if takes_one else readable(await anext(requests, None))
                 async with audited(self.auditor, principal, method, first, context):
                     yield first if takes_one else all_readable(() if first is None else (first,), requests)
             except X0dError as error:

@@ -22,6 +22,7 @@ from x0d.transport.denials import Denials
 from x0d.transport.front import Front
 from x0d.transport.gate import Gate
 from x0d.transport.health import Health
+from x0d.transport.open_calls import CALLS_MAX
 from x0d.transport.open_streams import OpenStreams
 from x0d.transport.unix_callers import UnixCallers
 
@@ -30,8 +31,8 @@ REQUEST_BYTES_MAX: Final = 1 << 20
 RESPONSE_BYTES_MAX: Final = 16 << 20
 STREAMS_PER_CONNECTION_MAX: Final = 128
 """Calls at a time on one connection; the client queues the rest."""
-CALLS_MAX: Final = 1024
-"""Calls at a time, of all clients; the next is refused as RESOURCE_EXHAUSTED."""
+CEILING: Final = 8 * CALLS_MAX
+"""Calls at a time that gRPC takes, those among them that the gate is just refusing: it shall decide, by who calls."""
 
 OPTIONS: Final = (
     ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
@@ -62,7 +63,7 @@ def build(
     gate: Gate, servicers: Servicers | None, options: Sequence[tuple[str, int]], health: Health | None
 ) -> aio.Server:
     """Make a server whose every method passes ``gate``; with ``health`` it answers health and reflection too."""
-    server = aio.server(interceptors=(gate,), options=options, maximum_concurrent_rpcs=CALLS_MAX)
+    server = aio.server(interceptors=(gate,), options=options, maximum_concurrent_rpcs=CEILING)
     names: list[str] = []
     if servicers is not None:
         servicers.register(server)
