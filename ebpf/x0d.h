@@ -177,7 +177,7 @@ _Static_assert(sizeof(struct x0d_syn_config) == 24, "SYN config");
 struct x0d_syn_key {
 	__u32 ifindex;
 	__u32 reserved;
-	__u8 address[16]; /* IPv6: the last 8 bytes 0, unless it is link-local */
+	__u8 address[16]; /* IPv6: last 8 bytes 0, link-local then fe80::; a neighbour's whole */
 };
 _Static_assert(sizeof(struct x0d_syn_key) == 24, "SYN key");
 

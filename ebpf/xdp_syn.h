@@ -10,7 +10,12 @@
  * one link must not use up the tokens of a neighbour on another by writing that neighbour's address, and
  * because a tagged frame comes by twice, on its device and on the VLAN's.  Of an IPv6 address the first 64
  * bits count: a host may take any address of its /64 (RFC 4862), so by whole addresses it had 2^64 buckets.
- * Link-local addresses are all of one /64, that of every neighbour, and count whole.
+ * Link-local addresses are of one /64 (RFC 4291) and count as it, whatever stands in the 54 bits that ought
+ * to be zero: strangers of one link share a bucket.
+ *
+ * A link-local neighbour (x0d_links) counts whole, as every IPv4 address does: strangers cannot spend its
+ * tokens, but by writing its address on its interface.  A device that carries VLANs does not know the
+ * neighbours of these: there they share the bucket of the strangers.
  *
  * Who writes ever new source addresses has a bucket for each and gets through; against that are the SYN
  * cookies of the kernel, and x0d's limit of handshakes under way.
@@ -24,6 +29,7 @@
 
 #define FAMILY_INET 2 /* AF_INET and AF_INET6 are in no header of the kernel's uapi */
 #define FAMILY_INET6 10
+#define LINK_LOCAL_START 0xfe80000000000000ULL /* of fe80::/10 */
 
 /* Asked by the root for every SYN: is it to one of our ports, and is there a limit. */
 static __always_inline bool is_limited_port(__be16 port)
@@ -61,15 +67,29 @@ static __always_inline bool is_in_transit(struct xdp_md *ctx, const struct x0d_v
 	return answer == BPF_FIB_LKUP_RET_SUCCESS || answer >= BPF_FIB_LKUP_RET_UNSUPP_LWT;
 }
 
+static __always_inline bool is_neighbour(const struct x0d_view *view)
+{
+	struct x0d_link_key neighbour = { .ifindex = view->event.ifindex };
+
+	copy_address(neighbour.address, view->event.source);
+	return bpf_map_lookup_elem(&x0d_links, &neighbour);
+}
+
 static __always_inline void name_source(struct x0d_syn_key *key, const struct x0d_view *view)
 {
 	const __u8 *address = view->event.source;
-	const bool is_link_local = address[0] == 0xfe && (address[1] & 0xc0) == 0x80;
+	__u64 *word = (__u64 *)key->address;
 
 	key->ifindex = view->event.ifindex;
 	copy_address(key->address, address);
-	if (view->family == 6 && !is_link_local)
-		((__u64 *)key->address)[1] = 0;
+	if (view->family == 4)
+		return;
+	if (address[0] == 0xfe && (address[1] & 0xc0) == 0x80) {
+		if (is_neighbour(view))
+			return;
+		word[0] = bpf_cpu_to_be64(LINK_LOCAL_START);
+	}
+	word[1] = 0;
 }
 
 /* Whether the source has a token left, which it then has spent. */

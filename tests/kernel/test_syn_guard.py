@@ -2,9 +2,9 @@
 
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from kernel.namespaces import Namespace, namespace
 from kernel.plane_objects import build, put
 from kernel.plane_world import PlaneWorld, new_plane_world, udp_counted
 from kernel.waiting import wait_until
-from kernel.xdp_frames import syn
+from kernel.xdp_frames import TCP, ipv6, syn
 from x0d.errors import PinMissing
 from x0d.kernel.dataplane import OBJECT_FILE, XdpDataPlane
 from x0d.service.alerts import Alerts
@@ -62,6 +62,17 @@ class Host:
         )
         return self._resources.enter_context(made)
 
+    def add_link_local(self, ours: str, theirs: Sequence[str]) -> None:
+        """Give both hosts link-local addresses and listen on ours, at 9470."""
+        self.world.world.command("ip", "addr", "add", f"{ours}/64", "dev", "va", "nodad")
+        for address in theirs:
+            self._beside.ip(f"addr add {address}/64 dev vb nodad")
+        self._resources.enter_context(
+            self.world.world.run(
+                lambda: socket.create_server((ours, 9470, 0, 41), family=socket.AF_INET6, backlog=SYNS)
+            )
+        )
+
     def connect(self, source: str, port: int, within_s: float = ANSWER_S) -> socket.socket:
         """Connect from beside; raises TimeoutError."""
 
@@ -70,19 +81,34 @@ class Host:
 
         return self._resources.enter_context(self._beside.call(connect))
 
+    def connect_link_local(self, source: str, target: str) -> socket.socket:
+        """Connect from beside to 9470; raises TimeoutError."""
+
+        def connect() -> socket.socket:
+            made = self._resources.enter_context(socket.socket(socket.AF_INET6))
+            made.settimeout(SILENCE_S)
+            made.bind((source, 0, 0, 42))
+            made.connect((target, 9470, 0, 42))
+            return made
+
+        return self._beside.call(connect)
+
     def flood(self, source: str, count: int) -> tuple[int, float]:
-        """Send SYNs out of vb at once; how many came through, and the seconds it took."""
-        frame = syn(IPv4Address(source), 9470, IPv4Address(OURS))
+        """Send SYNs of one source out of vb at once; how many came through, and the seconds it took."""
+        return self.send([syn(IPv4Address(source), 9470, IPv4Address(OURS))] * count)
+
+    def send(self, frames: Sequence[bytes]) -> tuple[int, float]:
+        """Send TCP frames out of vb at once; how many came through, and the seconds it took."""
 
         def send() -> None:
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
                 raw.bind(("vb", 0))
-                for _ in range(count):
+                for frame in frames:
                     raw.send(frame)
 
         before, started_s = self.tcp(), time.monotonic()
         self._beside.call(send)
-        assert wait_until(lambda: sum(self.tcp()) - sum(before) == count)
+        assert wait_until(lambda: sum(self.tcp()) - sum(before) == len(frames))
         return self.tcp()[0] - before[0], time.monotonic() - started_s
 
     def tcp(self) -> tuple[int, int]:
@@ -144,6 +170,28 @@ def test_answers_to_our_own_connections_pass(host: Host) -> None:
         world.run(
             lambda: socket.create_connection((HOSTILE, 9470), timeout=SILENCE_S, source_address=(OURS, 9476))
         ).close()
+
+
+def link_local_frames(count: int) -> list[bytes]:
+    """SYNs of so many link-local addresses, one of each."""
+    plain = syn(IPv4Address(HOSTILE), 9470)[34:]
+    return [ipv6(TCP, plain, source=IPv6Address(f"fe80::bad:{host:x}")) for host in range(count)]
+
+
+def test_link_local_strangers_do_not_reach_a_neighbour(host: Host) -> None:
+    """Who takes 200 link-local addresses may begin what one source may; the link's neighbour connects meanwhile."""
+    ours, neighbour, stranger = "fe80::1", "fe80::2", "fe80::3"
+    host.add_link_local(ours, (neighbour, stranger))
+    host.plane.put_link(41, IPv6Address(neighbour), IPv6Address(ours))
+    host.plane.set_limit(PORTS, 1, BURST)
+    passed, took_s = host.send(link_local_frames(SYNS))
+    print(f"{passed} SYNs of {SYNS} link-local addresses passed in {took_s * 1000:.0f} ms")
+    assert BURST - 1 <= passed <= BURST + took_s
+    with pytest.raises(TimeoutError):
+        host.connect_link_local(stranger, ours)
+    for _ in range(BURST):
+        host.connect_link_local(neighbour, ours)
+    host.connect(HONEST, 9470)
 
 
 # ---- lives and objects ----

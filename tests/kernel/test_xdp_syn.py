@@ -28,6 +28,7 @@ from kernel.xdp_frames import (
 from kernel.xdp_stages import XdpStages, new_stages
 from kernel.xdp_values import Deny
 from x0d.kernel import bpf, layout
+from x0d.kernel.neighbours import NeighbourTable
 from x0d.kernel.syn import SynLimit
 from x0d.mesh.model import Address
 
@@ -193,12 +194,89 @@ def test_ipv6_sources_are_of_64_bits(room: Room) -> None:
     assert {(LO, ip_address(f"2001:db8:0:{net}::")) for net in (5, 6)} == room.stages.syn_sources().keys()
 
 
-@pytest.mark.parametrize("prefix", ["fe80::", "fe80:0:0:7::", "fea1::", "febf:ffff:ffff:ffff::"])
-def test_link_local_sources_are_whole(room: Room, prefix: str) -> None:
-    """Of link-local addresses, all in fe80::/10, each is a source: every neighbour has the same /64."""
-    one, other = (IPv6Address(int(IPv6Address(prefix)) + host) for host in (1, 2))
-    assert LIMITED == room.verdicts(*[syn6(one)] * 5)
+@pytest.fixture
+def neighbours(variant: Room) -> Iterator[NeighbourTable]:
+    """The configured neighbours, as the daemon writes them; none at the beginning and the end."""
+    table = NeighbourTable(variant.stages.fds, session=77)
+    try:
+        yield table
+    finally:
+        for ifindex, address in table.links():
+            table.delete(ifindex, address)
+
+
+LINK_LOCAL = IPv6Address("fe80::5")
+
+
+def link_local(prefix: str) -> list[IPv6Address]:
+    """Five addresses."""
+    return [IPv6Address(int(IPv6Address(prefix)) + host) for host in range(1, 6)]
+
+
+@pytest.mark.parametrize("prefix", ["fe80::", "fe80::ff:fe00:0", "fe80:0:0:7::", "fea1::", "febf:ffff:ffff:ffff::"])
+def test_link_local_strangers_share_a_bucket(room: Room, prefix: str) -> None:
+    """Link-local addresses, which a host may take as many of as it likes, are one source for each interface."""
+    assert LIMITED == room.verdicts(*map(syn6, link_local(prefix)))
+    assert {(LO, IPv6Address("fe80::"))} == room.stages.syn_sources().keys()
+
+
+def test_link_local_prefixes_share_a_bucket(room: Room) -> None:
+    """Bits of fe80::/10 behind the first ten that ought to be zero make no other source."""
+    assert LIMITED == room.verdicts(
+        *(syn6(IPv6Address(0xFE80 + n << 112 | n << 64 | 1)) for n in (0, 1, 2, 0x20, 0x3F))
+    )
+
+
+def test_link_local_neighbour_has_its_own_bucket(room: Room, neighbours: NeighbourTable) -> None:
+    """Strangers of the link spend nothing of a configured neighbour's, nor it of theirs; nor does another neighbour."""
+    strangers, other = link_local("fe80::1:0"), IPv6Address("fe80::6")
+    for neighbour in (LINK_LOCAL, other):
+        neighbours.put(LO, neighbour, IPv6Address("fe80::1"))
+    assert LIMITED == room.verdicts(*map(syn6, strangers))
+    assert LIMITED == room.verdicts(*[syn6(LINK_LOCAL)] * 5)
     assert LIMITED == room.verdicts(*[syn6(other)] * 5)
+    sources = {(LO, address) for address in (LINK_LOCAL, other, IPv6Address("fe80::"))}
+    assert sources == room.stages.syn_sources().keys()
+
+
+def test_neighbour_that_is_none_any_more_is_a_stranger(room: Room, neighbours: NeighbourTable) -> None:
+    """A bucket of its own goes with the configuration, in both directions, from one SYN to the next."""
+    assert LIMITED == room.verdicts(*map(syn6, link_local("fe80::1:0")))
+    assert [DROP] == room.verdicts(syn6(LINK_LOCAL))
+    neighbours.put(LO, LINK_LOCAL, IPv6Address("fe80::1"))
+    assert [PASS] == room.verdicts(syn6(LINK_LOCAL))
+    neighbours.delete(LO, LINK_LOCAL)
+    assert [DROP] == room.verdicts(syn6(LINK_LOCAL))
+
+
+def test_neighbour_of_another_interface_is_a_stranger(room: Room, neighbours: NeighbourTable) -> None:
+    """The same link-local address on another interface is another host."""
+    neighbours.put(LO + 1, LINK_LOCAL, IPv6Address("fe80::1"))
+    assert LIMITED == room.verdicts(*map(syn6, link_local("fe80::1:0")))
+    assert [DROP] == room.verdicts(syn6(LINK_LOCAL))
+
+
+def test_tag_makes_no_other_source(room: Room, neighbours: NeighbourTable) -> None:
+    """A tag, which with VLAN 0 leaves the frame to the device itself, gives strangers no bucket more."""
+    neighbours.put(LO, LINK_LOCAL, IPv6Address("fe80::1"))
+    assert LIMITED == room.verdicts(*map(syn6, link_local("fe80::1:0")))
+    tagged = [ipv6(TCP, segment(), source=source, tags=(DOT1Q,)) for source in (IPv6Address("fe80::2"), LINK_LOCAL)]
+    assert [DROP, PASS] == room.verdicts(*tagged)
+
+
+def test_ipv4_neighbour_is_a_source_as_others(room: Room, neighbours: NeighbourTable) -> None:
+    """An IPv4 address counts whole, whether it is a neighbour's or not."""
+    neighbours.put(LO, SOURCE4, IPv4Address("198.51.100.1"))
+    assert LIMITED == room.verdicts(*[syn4()] * 5)
+    assert LIMITED == room.verdicts(*[syn4(source=IPv4Address("198.51.100.8"))] * 5)
+    assert {(LO, SOURCE4), (LO, IPv4Address("198.51.100.8"))} == room.stages.syn_sources().keys()
+
+
+def test_other_ipv6_neighbours_count_as_their_64_bits(room: Room, neighbours: NeighbourTable) -> None:
+    """Only link-local addresses can be a neighbour's; a record of another changes nothing."""
+    neighbours.put(LO, SOURCE6, IPv6Address("fe80::1"))
+    assert LIMITED == room.verdicts(*[syn6()] * 5)
+    assert [DROP] == room.verdicts(syn6(IPv6Address(int(SOURCE6) ^ 0xFF)))
 
 
 @pytest.mark.parametrize("prefix", ["fec0::", "fe7f::", "fd80::", "ff80::", "::"])
