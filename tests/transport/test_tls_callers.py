@@ -107,3 +107,14 @@ def test_without_bundles() -> None:
     with pytest.raises(IdentityRefused) as refused:
         authenticate(GOOD, has_bundle=False)
     assert "no_own_svid" == refused.value.reason
+
+
+@pytest.mark.parametrize(
+    ("leaf", "said"),
+    [([LEAF.leaf_pem], f"which claims to be {OPERATOR}"), ([b"x"], "which names nobody that could be read")],
+)
+def test_classical_caller_can_be_found(leaf: Sequence[bytes], said: str) -> None:
+    """Whose key exchange is classical is told with its address and what its leaf claims, as a claim."""
+    with pytest.raises(IdentityRefused) as refused:
+        authenticate({**GOOD, "ssl_negotiated_key_exchange_group": [b"X25519"], "x509_pem_cert": leaf})
+    assert f"the key exchange is X25519 of the caller at 192.0.2.1:5, {said}" == str(refused.value)

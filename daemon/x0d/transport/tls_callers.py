@@ -14,14 +14,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
+from urllib.parse import unquote
 
 from grpc import aio
 
-from x0d.errors import Busy, IdentityRefused
+from x0d.errors import Busy, IdentityRefused, InvalidInput
 from x0d.identity.budget import Budgets
 from x0d.identity.leaf import CHAIN_BYTES_MAX
 from x0d.identity.model import MLKEM, Principal, Proof, Reason, Usage
 from x0d.identity.roles import Binding, Role, roles_of
+from x0d.identity.spiffe_id import SpiffeId
+from x0d.spiffe.certificate import facts_of, from_pem
 from x0d.spiffe.snapshot import SnapshotSource
 from x0d.telemetry import Telemetry
 from x0d.transport.access import METHODS
@@ -78,7 +81,7 @@ class TlsCallers:
         """
         peer = context.peer()
         is_first = self._note(peer)
-        proof = self._prove(context.auth_context())
+        proof = self._prove(context.auth_context(), peer)
         if is_first:
             self._counted.tls_handshakes.labels("server", proof.group, proof.tls_version, _word(proof)).inc()
         roles = roles_of(proof.spiffe_id, self.bindings)
@@ -122,8 +125,8 @@ class TlsCallers:
             self._seen.popitem(last=False)
         return True
 
-    def _prove(self, shown: Mapping[str, Iterable[bytes]]) -> Proof:
-        """Check what gRPC tells of the connection."""
+    def _prove(self, shown: Mapping[str, Iterable[bytes]], peer: str) -> Proof:
+        """Check what gRPC tells of the connection from ``peer``."""
         if _one(shown, "transport_security_type") != b"ssl":
             raise IdentityRefused(Reason.NOT_TLS, "the connection is not TLS")
         version = _one(shown, "ssl_tls_version").decode(errors="replace")
@@ -132,9 +135,10 @@ class TlsCallers:
         if _one(shown, "ssl_session_reused") != b"false":
             raise IdentityRefused(Reason.RESUMED, "the connection resumes an earlier one: no certificate was shown")
         group = _one(shown, "ssl_negotiated_key_exchange_group").decode(errors="replace")
-        if self._require_pq and MLKEM not in group:
-            raise IdentityRefused(Reason.NOT_POST_QUANTUM, f"the key exchange is {group or 'unknown'}")
         leaf_pem = _one(shown, "x509_pem_cert")
+        if self._require_pq and MLKEM not in group:
+            who = f"the caller at {unquote(peer.partition(':')[2])}, which {_claim(leaf_pem)}"
+            raise IdentityRefused(Reason.NOT_POST_QUANTUM, f"the key exchange is {group or 'unknown'} of {who}")
         if leaf_pem.count(_BEGIN) != 1:
             raise IdentityRefused(Reason.NO_CERTIFICATE, f"{leaf_pem.count(_BEGIN)} leaf certificates were shown")
         chain_pem = _intermediates(leaf_pem, _one(shown, "x509_pem_cert_chain"))
@@ -153,6 +157,16 @@ def _one(shown: Mapping[str, Iterable[bytes]], name: str) -> bytes:
     """The one value of a property; empty where there is none, or more than one."""
     values = tuple(shown.get(name, ()))
     return values[0] if len(values) == 1 else b""
+
+
+def _claim(leaf_pem: bytes) -> str:
+    """Whom a leaf names that nobody has verified: for people who look for the machine, and for nothing else."""
+    try:
+        (leaf,) = from_pem(leaf_pem[:CHAIN_BYTES_MAX])
+        (name,) = facts_of(leaf).uri_sans
+        return f"claims to be {SpiffeId.parse(name)}"
+    except (ValueError, InvalidInput, IdentityRefused):
+        return "names nobody that could be read"
 
 
 def _intermediates(leaf_pem: bytes, chain_pem: bytes) -> bytes:
