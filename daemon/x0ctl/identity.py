@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import click
 
 from x0ctl.command import Group, Options
+from x0ctl.token_address import Host, warn_of_mesh_address
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -59,7 +60,9 @@ def identity_check(options: Options) -> int:
 
 @identity.command("token")
 @click.option("--for", "node", metavar="ID|NAME", required=True, help="SPIFFE ID or name of the node that joins.")
-@click.option("--address", metavar="HOST", default="", show_default=False, help="Where it reaches this node.")
+@click.option(
+    "--address", type=Host(), metavar="HOST", default="", show_default=False, help="Where it reaches this node."
+)
 @click.pass_obj
 def identity_token(options: Options, node: str, address: str) -> None:
     """Make a token with which one node joins.
@@ -76,6 +79,8 @@ def identity_token(options: Options, node: str, address: str) -> None:
     reply = _ask(options, "CreateToken", request, identity_pb2.CreateTokenResponse)
     if not options.json(reply):
         show_identity.token(reply)
+    if address:
+        warn_of_mesh_address(options, address)
 
 
 @identity.command("descriptors")

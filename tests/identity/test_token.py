@@ -141,6 +141,12 @@ def test_bad_endpoints(endpoint: str) -> None:
         split_endpoint(endpoint)
 
 
+def test_a_second_port_is_told() -> None:
+    """A host that was given with a port, and so was put into brackets, is told as that."""
+    with pytest.raises(InvalidInput, match=r"^'192\.0\.2\.1:99' is neither an IPv6 address nor a host without a port$"):
+        split_endpoint("[192.0.2.1:99]:9476")
+
+
 def test_secret_hash() -> None:
     """A hash is 32 bytes, of its secret alone, and not the secret's plain SHA-256."""
     one, other = secret_hash(GOOD.secret), secret_hash(bytes(16))

@@ -110,7 +110,7 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
         try:
             address = IPv6Address(host[1:-1])
         except AddressValueError as error:
-            raise InvalidInput(f"{endpoint[:70]!r} has no IPv6 address in its brackets") from error
+            raise InvalidInput(f"{host[1:-1][:70]!r} is neither an IPv6 address nor a host without a port") from error
         if address.scope_id is not None:
             raise InvalidInput(f"{endpoint[:70]!r} has a zone, which means nothing on another machine")
         return host[1:-1], int(port)
