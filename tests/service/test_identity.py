@@ -71,14 +71,16 @@ def test_alert_text_stays_the_same() -> None:
     assert before == scene.alerts.texts()
 
 
-@pytest.mark.parametrize("jump_s", [2 * DAY_S, -2 * DAY_S], ids=["ahead", "back"])
-def test_clock_that_jumps(jump_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("jump_s", "alert"), [(2 * DAY_S, "svid_expired"), (-2 * DAY_S, "svid_not_yet_valid")], ids=["ahead", "back"]
+)
+def test_clock_that_jumps(jump_s: float, alert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wall clock that is wrong for a moment stops serving for that moment, and nothing of it stays."""
     scene = Scene()
     scene.after(1)
     right = scene.clock.unix_ms
     monkeypatch.setattr(scene.clock, "unix_ms", lambda: right() + int(jump_s * 1e3))
-    assert ("svid_expired",) == scene.after(1)
+    assert (alert,) == scene.after(1)
     monkeypatch.setattr(scene.clock, "unix_ms", right)
     assert () == scene.after(1)
     assert [True, False, True] == scene.serving
@@ -153,3 +155,17 @@ def test_every_second() -> None:
 def test_every_source_has_a_remedy(source: str) -> None:
     """Whoever the identity comes from, the operator is told where to look."""
     assert Scene(source).facts.remedy
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"not_after_unix_s": 1.0}, {"not_before_unix_s": 4e9, "not_after_unix_s": 5e9}, {"not_after_unix_s": 0.0}],
+    ids=["expired", "not yet valid", "missing"],
+)
+def test_joined_node_without_an_svid_is_told_to_join_again(changes: dict[str, float]) -> None:
+    """A joined node renews with its SVID: without a valid one no issuer helps, and the alert has both commands."""
+    scene = Scene("joined")
+    scene.source.change(**changes)
+    scene.after(MISSING_GRACE_S + 1)
+    (text,) = scene.alerts.texts()
+    assert f"x0ctl identity token --for {OWN} on the issuer, x0d --join TOKEN here" in text

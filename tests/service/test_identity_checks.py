@@ -206,6 +206,31 @@ def test_own_svid(changes: dict[str, object], outcome: str, said: str) -> None:
     check = scene.run()["svid"]
     assert outcome == check.outcome
     assert check.detail.startswith(said)
+    assert (outcome == "failed") == ("x0d --join TOKEN here" in check.remedy)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"not_after_unix_s": 0.0}, {"not_after_unix_s": 1.0}, {"not_before_unix_s": 4e9, "not_after_unix_s": 5e9}],
+    ids=["missing", "expired", "future"],
+)
+def test_nobody_is_dialled_without_an_svid(changes: dict[str, object]) -> None:
+    """Without a valid SVID that is what is wrong, said first; nothing that rests on it is tried or blamed."""
+    scene = Scene()
+    scene.held = Joined()
+
+    def nothing() -> None:
+        raise NoIdentity("no identity issued")
+
+    scene.silent = nothing
+    scene.source.change(**changes)
+    found = scene.run()
+    assert "svid" == next(iter(found))
+    assert 0 == scene.channel.most_at_once
+    for name in ("renewal", PEER):
+        assert ("warning", "not tried: no valid SVID") == (found[name].outcome, found[name].detail)
+    assert "x0d --join TOKEN here" in found["workload_api"].remedy
+    assert not any("firewall" in check.remedy or "identity check" in check.remedy for check in found.values())
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,12 @@ WORKLOAD_LOST_S: Final = 120.0
 CLASSICAL_S: Final = 600.0
 """How long the refusal of a classical peer stays an alert after the last one."""
 
-MISSING_ALERT, EXPIRED_ALERT, NOT_RENEWED_ALERT = "svid_missing", "svid_expired", "svid_not_renewed"
+MISSING_ALERT, EXPIRED_ALERT, EARLY_ALERT = "svid_missing", "svid_expired", "svid_not_yet_valid"
+NOT_RENEWED_ALERT = "svid_not_renewed"
 WORKLOAD_ALERT, REJECTED_ALERT, CLASSICAL_ALERT = "workload_api", "svid_update_rejected", "not_post_quantum"
+
+
+CHECK_TRIES: Final = "x0ctl identity check tries what it rests on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +50,29 @@ class IdentityFacts:
 
     @property
     def remedy(self) -> str:
-        """Where to look when identities do not come."""
+        """Where to look when an SVID that holds is not renewed."""
         return {
             "issuer": "this node issues them itself: journalctl -u x0d says what failed",
-            "joined": "is the node with identity.issuer = true up and reachable? x0ctl identity check tries it",
+            "joined": "is the node with identity.issuer = true up and reachable?",
             "spire": f"does SPIRE's agent serve {self.workload_socket}, and has it an entry for {self.own_id}?",
         }[self.source]
+
+    @property
+    def remedy_of_none(self) -> str:
+        """What brings a valid SVID where there is none; one that holds is what a joined node renews with."""
+        if self.source != "joined":
+            return self.remedy
+        return (
+            "only a valid identity is renewed, so this node joins again: "
+            f"x0ctl identity token --for {self.own_id} on the issuer, x0d --join TOKEN here while x0d is stopped"
+        )
+
+    @property
+    def remedy_of_workload_api(self) -> str:
+        """Where to look when the Workload API does not answer."""
+        if self.source == "spire":
+            return self.remedy
+        return "x0d serves it itself on this node: journalctl -u x0d says what failed"
 
 
 class IdentityService:
@@ -117,30 +138,36 @@ class IdentityService:
         facts = self._facts()
         waiting = (self._clock.monotonic_ns() - self._started_ns) / 1e9 < MISSING_GRACE_S
         ends = instant(status.not_after_unix_s)
+        begins, none = instant(status.not_before_unix_s), facts.remedy_of_none
+        came = status.last_error or "none has come"
+        late = f"less than a third of this node's identity is left, it ends at {ends} and was not renewed"
         texts = {
             MISSING_ALERT: (
                 seen.validity is Validity.MISSING and not waiting,
-                f"this node has no identity; no neighbour is dialled: {status.last_error or 'none has come'}",
+                f"this node has no identity; no neighbour is dialled: {came}; {none}",
             ),
             EXPIRED_ALERT: (
-                seen.validity in (Validity.EXPIRED, Validity.NOT_YET_VALID),
-                f"this node's identity was valid until {ends}"
-                if seen.validity is Validity.EXPIRED
-                else f"this node's identity is valid from {instant(status.not_before_unix_s)} on: is the clock right?",
+                seen.validity is Validity.EXPIRED,
+                f"this node's identity was valid until {ends}; {none}",
+            ),
+            EARLY_ALERT: (
+                seen.validity is Validity.NOT_YET_VALID,
+                f"this node's identity is valid from {begins} on: is the clock right? If it is: {none}",
             ),
             NOT_RENEWED_ALERT: (
                 seen.usable and seen.late,
-                f"less than a third of this node's identity is left, it ends at {ends} and was not renewed",
+                f"{late}; {facts.remedy}; {CHECK_TRIES}",
             ),
         }
         for name, (holds, text) in texts.items():
-            self._tell(name, f"{text}; {facts.remedy}" if holds else "")
+            self._tell(name, text if holds else "")
 
     def _look_at_workload_api(self, status: SvidStatus) -> None:
         gone_s = (self._clock.monotonic_ns() - status.connected_changed_at_ns) / 1e9
         lost = not status.connected and gone_s > WORKLOAD_LOST_S
         facts = self._facts()
-        said = f"{facts.workload_socket} has not answered for two minutes: {status.last_error}; {facts.remedy}"
+        said = f"{facts.workload_socket} has not answered for two minutes: {status.last_error}; "
+        said += facts.remedy_of_workload_api
         self._tell(WORKLOAD_ALERT, said if lost else "")
 
     def _look_at_updates(self, status: SvidStatus) -> None:
@@ -148,7 +175,7 @@ class IdentityService:
         rejected = sum(status.rejected.values())
         if rejected > self._rejected:
             text = f"an update of the Workload API was refused, what was before holds: {status.last_error}"
-            self._tell(REJECTED_ALERT, f"{text}; {self._facts().remedy}")
+            self._tell(REJECTED_ALERT, f"{text}; {CHECK_TRIES}")
         elif status.updates > self._updates:
             self._tell(REJECTED_ALERT, "")
         self._rejected, self._updates = rejected, status.updates

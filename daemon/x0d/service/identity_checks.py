@@ -1,7 +1,8 @@
 """``x0ctl identity check``: what identity rests on, really tried, with what to do about each shortfall.
 
 The Workload API is asked anew, and every neighbour's daemon is dialled and asked whether it lets us in, all at
-once; what has not answered within ``CHECK_S`` has failed.  Nothing is changed: no key is agreed, nothing that was
+once; what has not answered within ``CHECK_S`` has failed.  Without a valid SVID of our own nobody is dialled: then that
+is what is wrong, and it is said first.  Nothing is changed: no key is agreed, nothing that was
 learned is kept.
 """
 
@@ -29,6 +30,7 @@ CLOCK_SET_S: Final = 2.0
 CLOCK_SANE_UNIX_S: Final = 1_600_000_000
 """September 2020, before x0d was made: a clock that was never set says less."""
 
+NOT_TRIED: Final = "not tried: no valid SVID"
 OK, WARNING, FAILED = "ok", "warning", "failed"
 _TO_ISSUER: Final = "renewal"
 
@@ -61,7 +63,7 @@ class IdentityChecks:
         self._began_ns = clock.monotonic_ns()
 
     async def run(self) -> tuple[IdentityCheck, ...]:
-        """Try everything at once; at most ``CHECK_S``."""
+        """Try everything at once; at most ``CHECK_S``.  What ails our own SVID is said first."""
         places = list(self._places())
         proofs: list[Proof] = []
         room = asyncio.Semaphore(DIALS_MAX)
@@ -72,10 +74,15 @@ class IdentityChecks:
         for place in places:
             name = f"peer {place.node} on {place.interface}"
             trials.append((name, self._try_peer(name, place.target, room, proofs)))
-        workload, *dialled = await _all(trials)
+        _, seen = self._service.judge()
+        tried = trials if seen.usable else trials[:1]
+        workload, *dialled = await _all(tried)
+        for name, dial in trials[len(tried) :]:
+            dial.close()
+            dialled.append(IdentityCheck(name, WARNING, NOT_TRIED, "the line svid says what to do first"))
         return (
-            workload,
             self._svid(),
+            workload,
             self._clock_check(),
             self._post_quantum(proofs),
             *self._issuing(),
@@ -90,7 +97,9 @@ class IdentityChecks:
         try:
             await self._ask()
         except NoIdentity as error:
-            return IdentityCheck("workload_api", FAILED, str(error), facts.remedy)
+            _, seen = self._service.judge()
+            remedy = facts.remedy_of_workload_api if seen.usable else facts.remedy_of_none
+            return IdentityCheck("workload_api", FAILED, str(error), remedy)
         return IdentityCheck("workload_api", OK, f"{facts.workload_socket} answers")
 
     async def _try_peer(
@@ -104,7 +113,7 @@ class IdentityChecks:
             remedy = REMEDIES.get(error.reason, "x0ctl identity check on that node says how it sees this one")
             return IdentityCheck(name, FAILED, f"refused ({error.reason}): {error}", remedy)
         except NoIdentity as error:
-            return IdentityCheck(name, FAILED, f"not dialled: {error}", self._facts().remedy)
+            return IdentityCheck(name, FAILED, f"not dialled: {error}", self._facts().remedy_of_none)
         except RefusedByPeer as error:
             remedy = "its journalctl -u x0d says why: look there at its roots, [[identity.bindings]] and require_pq"
             return IdentityCheck(name, FAILED, str(error), remedy)
@@ -119,16 +128,17 @@ class IdentityChecks:
 
     def _svid(self) -> IdentityCheck:
         status, seen = self._service.judge()
-        remedy = self._facts().remedy
+        remedy, remedy_of_none = self._facts().remedy, self._facts().remedy_of_none
         if seen.validity is Validity.MISSING:
-            return IdentityCheck("svid", FAILED, f"none: {status.last_error or 'none has come'}", remedy)
+            return IdentityCheck("svid", FAILED, f"none: {status.last_error or 'none has come'}", remedy_of_none)
         life = (
             f"{status.spiffe_id}, valid from {instant(status.not_before_unix_s)} to {instant(status.not_after_unix_s)}"
         )
         if seen.validity is Validity.NOT_YET_VALID:
-            return IdentityCheck("svid", FAILED, f"not valid yet: {life}", "is the clock of this host right?")
+            remedy = f"is the clock right? If it is: {remedy_of_none}"
+            return IdentityCheck("svid", FAILED, f"not valid yet: {life}", remedy)
         if seen.validity is Validity.EXPIRED:
-            return IdentityCheck("svid", FAILED, f"expired: {life}", remedy)
+            return IdentityCheck("svid", FAILED, f"expired: {life}", remedy_of_none)
         if seen.late:
             return IdentityCheck("svid", WARNING, f"not renewed in time: {life}", remedy)
         return IdentityCheck("svid", OK, life)
