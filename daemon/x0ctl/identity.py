@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from x0ctl.command import Reply
 
+TOKEN_PREFIX = "x0d1-"  # noqa: S105  how every token begins, which is no secret
+
 
 @click.group(cls=Group)
 def identity() -> None:
@@ -81,6 +83,47 @@ def identity_token(options: Options, node: str, address: str) -> None:
         show_identity.token(reply)
     if address:
         warn_of_mesh_address(options, address)
+
+
+@identity.command("tokens")
+@click.pass_obj
+def identity_tokens(options: Options) -> None:
+    """List the join tokens that are open.
+
+    On the issuer of a development cluster.  Nobody can join with what is shown; the ID is for revoke.
+
+    Example: x0ctl identity tokens
+    """
+    from x0ctl import show_identity  # noqa: PLC0415 - start-up time
+    from x0d.v1 import identity_pb2  # noqa: PLC0415
+
+    reply = _ask(options, "ListTokens", identity_pb2.ListTokensRequest(), identity_pb2.ListTokensResponse)
+    if not options.json(reply):
+        show_identity.tokens(reply.tokens, "no token is open")
+
+
+@identity.command("revoke")
+@click.argument("which", metavar="ID|NODE")
+@click.pass_obj
+def identity_revoke(options: Options, which: str) -> None:
+    """Take a join token out of use.
+
+    By its ID in x0ctl identity tokens, or all of a node by its SPIFFE ID or name.  It does not take back what a
+    node has that has joined.
+
+    Example: x0ctl identity revoke n2
+    """
+    from x0ctl import show_identity  # noqa: PLC0415 - start-up time
+    from x0d.v1 import identity_pb2  # noqa: PLC0415
+
+    if which.startswith(TOKEN_PREFIX):
+        raise click.UsageError(
+            "name the token by its ID in x0ctl identity tokens, or by its node: the audit keeps this"
+        )
+    request = identity_pb2.RevokeTokenRequest(which=which)
+    reply = _ask(options, "RevokeToken", request, identity_pb2.RevokeTokenResponse)
+    if not options.json(reply):
+        show_identity.tokens(reply.revoked, "nothing was revoked")
 
 
 @identity.command("descriptors")

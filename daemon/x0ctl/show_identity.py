@@ -1,7 +1,7 @@
 """Identity and audit as tables and lines."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
 import click
@@ -13,6 +13,7 @@ from x0d.v1.identity_pb2 import (
     CreateTokenResponse,
     GetIdentityResponse,
     ListDescriptorsResponse,
+    OpenToken,
     PeerIdentity,
     RoleBinding,
 )
@@ -108,6 +109,12 @@ def token(reply: CreateTokenResponse) -> None:
     click.echo("On that host, before x0d's first start, with its configuration in FILE:", err=True)
     click.echo("  x0d --join TOKEN --config FILE", err=True)
     print_line(clean(reply.token))
+
+
+def tokens(rows: Iterable[OpenToken], none: str) -> None:
+    """Print tokens without what would let anybody in."""
+    shown = [(row.id, row.spiffe_id, _until(row.expires_at_unix_ms)) for row in rows]
+    print_table(("ID", "FOR", "EXPIRES"), shown, none)
 
 
 def descriptors(reply: ListDescriptorsResponse) -> None:

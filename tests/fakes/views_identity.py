@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from x0d.errors import X0dError
+from x0d.errors import NotThere, X0dError
 from x0d.ports import AuditRecord
-from x0d.ports.issuer import CreatedToken
+from x0d.ports.issuer import CreatedToken, OpenToken
 from x0d.service.peers_told import PeerRow
 from x0d.service.views_identity import (
     Descriptor,
@@ -73,6 +73,10 @@ CHECKS = (
     IdentityCheck("workload_api", "ok", "/run/x0d/workload.sock answers"),
     IdentityCheck("peer n2 on eth1", "ok", "X25519MLKEM768"),
 )
+TOKENS = (
+    OpenToken("0badcafe", "spiffe://dev.x0d.test/node/n4", UNIX_MS + 300_000),
+    OpenToken("5eed5eed", "spiffe://dev.x0d.test/node/n5", UNIX_MS + 600_000),
+)
 DESCRIPTOR = Descriptor(OWN, "fd00::1", "0123456789abcdef" * 4, "00ff", UNIX_MS, OWN, b"signed")
 RECORD = AuditRecord(
     id=7,
@@ -94,6 +98,7 @@ class FakeIdentityView:
 
     def __init__(self) -> None:
         self.current = IDENTITY
+        self.tokens: Sequence[OpenToken] = TOKENS
         self.checks: Sequence[IdentityCheck] = CHECKS
         self.asked: list[tuple[str, str]] = []
         self.go_on: asyncio.Event | None = None
@@ -114,6 +119,18 @@ class FakeIdentityView:
             await self.go_on.wait()
         full = spiffe_id if "://" in spiffe_id else f"spiffe://dev.x0d.test/node/{spiffe_id}"
         return CreatedToken(f"x0d1-token{len(self.asked)}", full, address or "192.0.2.1", UNIX_MS + 600_000)
+
+    def open_tokens(self) -> Sequence[OpenToken]:
+        if self.fails is not None:
+            raise self.fails
+        return self.tokens
+
+    async def revoke_tokens(self, which: str) -> Sequence[OpenToken]:
+        revoked = [each for each in self.tokens if which in (each.id, each.spiffe_id)]
+        if not revoked:
+            raise NotThere(f"no open token {which}")
+        self.tokens = [each for each in self.tokens if each not in revoked]
+        return revoked
 
     async def descriptors(self) -> Sequence[Descriptor]:
         return [DESCRIPTOR]

@@ -1,7 +1,8 @@
 """Identity as the API shows it: the protos' fields, the units, and who may make a token."""
 
 import asyncio
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 
 import pytest
 from google.protobuf.message import Message
@@ -13,7 +14,7 @@ from x0d.errors import NotSupported
 from x0d.identity.roles import default_bindings
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.ports import AuditRecord
-from x0d.ports.issuer import CreatedToken, IssuerStatus
+from x0d.ports.issuer import CreatedToken, IssuerStatus, OpenToken
 from x0d.service import views_identity
 from x0d.service.alerts import Alerts
 from x0d.service.api_convert import to_message
@@ -32,9 +33,12 @@ PAIRS: list[tuple[type, type[Message]]] = [
     (views_identity.RoleBinding, identity_pb2.RoleBinding),
     (views_identity.IdentityCheck, identity_pb2.IdentityCheck),
     (CreatedToken, identity_pb2.CreateTokenResponse),
+    (OpenToken, identity_pb2.OpenToken),
     (views_identity.Descriptor, identity_pb2.Descriptor),
     (AuditRecord, audit_pb2.AuditRecord),
 ]
+
+OPEN_TOKEN = OpenToken("0badcafe", "spiffe://dev.x0d.test/node/n2", 5_000)
 
 
 class FakeIssuer:
@@ -45,6 +49,12 @@ class FakeIssuer:
 
     async def create_token(self, spiffe_id_text: str, address: str) -> CreatedToken:
         return CreatedToken("x0d1-t", spiffe_id_text, address, 5)
+
+    def open_tokens(self) -> Sequence[OpenToken]:
+        return (OPEN_TOKEN,)
+
+    async def revoke_tokens(self, which: str) -> Sequence[OpenToken]:
+        return (replace(OPEN_TOKEN, id=which),)
 
     def status(self) -> IssuerStatus:
         return IssuerStatus("ab" * 32, 1_800_000_000.5, 2, join_open=True, own_renewal_due_unix_s=self.due_unix_s)
@@ -159,12 +169,19 @@ def test_state(changes: dict[str, object], state: str, brief: tuple[str, bool]) 
 
 
 def test_token_of_the_issuer_alone() -> None:
-    """The issuer makes tokens; a joined node names it, and SPIRE is named where SPIRE issues."""
+    """The issuer makes, lists and revokes tokens; a joined node names it, and SPIRE is named where SPIRE issues."""
     made, _ = overview(issuer=FakeIssuer())
     assert CreatedToken("x0d1-t", "n2", "", 5) == asyncio.run(made.create_token("n2", ""))
+    assert (OPEN_TOKEN,) == made.open_tokens()
+    assert (replace(OPEN_TOKEN, id="n2"),) == asyncio.run(made.revoke_tokens("n2"))
     for source, said in (("joined", "identity.issuer = true"), ("spire", "SPIRE issues")):
+        made, _ = overview(source)
         with pytest.raises(NotSupported, match=said):
-            asyncio.run(overview(source)[0].create_token("n2", ""))
+            asyncio.run(made.create_token("n2", ""))
+        with pytest.raises(NotSupported, match=said):
+            made.open_tokens()
+        with pytest.raises(NotSupported, match=said):
+            asyncio.run(made.revoke_tokens("n2"))
 
 
 def test_descriptors() -> None:

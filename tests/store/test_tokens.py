@@ -113,6 +113,26 @@ def test_what_is_long_over_is_forgotten(tmp_path: Path) -> None:
         assert [(0,)] == reader.execute("SELECT count(*) FROM tokens").fetchall()
 
 
+def test_what_is_removed_can_not_be_spent(tmp_path: Path) -> None:
+    """Of the tokens named those that nobody has spent are gone, on disk; a spent one is still told as spent."""
+    hashes = [RECORD.secret_hash, secret_hash(b"spent"), secret_hash(b"stays"), secret_hash(b"unknown")]
+
+    async def first(tokens: Tokens) -> None:
+        for hashed in hashes[:3]:
+            await tokens.add(replace(RECORD, secret_hash=hashed))
+        await tokens.spend(hashes[1], N2, NOW)
+        assert hashes[:1] == list(await tokens.remove([hashes[3], hashes[1], hashes[0]]))
+        assert [] == list(await tokens.remove([hashes[0]]))
+
+    async def second(tokens: Tokens) -> None:
+        assert hashes[2:3] == [record.secret_hash for record in await tokens.unspent()]
+        assert "not known here" in await refusal(tokens.spend(hashes[0], N2, NOW))
+        assert "is spent" in await refusal(tokens.spend(hashes[1], N2, NOW))
+
+    play(tmp_path / "tokens.db", first)
+    play(tmp_path / "tokens.db", second)
+
+
 def test_a_disk_that_refuses_spends_nothing(tmp_path: Path) -> None:
     """When the row cannot be written, the caller is told so, and the token is unspent afterwards."""
 

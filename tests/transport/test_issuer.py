@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from transport.issuer_world import N2, TD, issuer_world, play, until
-from x0d.errors import AddressUnavailable, InvalidInput, StorageFailed, TooMany
+from x0d.errors import AddressUnavailable, InvalidInput, NotThere, StorageFailed, TokenRefused, TooMany
 from x0d.identity.spiffe_id import node_id
-from x0d.identity.token import JoinToken
+from x0d.identity.token import JoinToken, secret_hash
 from x0d.service.issuer import JOIN_ALERT, ROOT_ALERT, TOKEN_ALERT, TOKEN_TTL_S, TOKENS_MAX
 from x0d.spiffe import authority as authority_module
+from x0d.spiffe.rotation import SLACK_S
 
 
 def test_a_token_names_the_address_on_the_link(tmp_path: Path) -> None:
@@ -175,6 +176,64 @@ def test_a_store_that_cannot_be_read_is_an_alert(tmp_path: Path, monkeypatch: py
             monkeypatch.undo()
             await until(lambda: world.alerts.names() == ())
             await world.join(token)
+
+    play(scenario)
+
+
+def test_a_revoked_token_lets_nobody_in(tmp_path: Path) -> None:
+    """By its id one token ends, by ID or name all of a node; with the last one the join port closes."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            tokens = [await world.token(name) for name in ("n2", "n2", "n3", "n4")]
+            listed = world.issuer.open_tokens()
+            ids = [secret_hash(token.secret).hex()[:8] for token in tokens]
+            assert {(id_, str(token.spiffe_id)) for id_, token in zip(ids, tokens, strict=True)} == {
+                (each.id, each.spiffe_id) for each in listed
+            }
+            assert {token.expires_unix_s * 1000 for token in tokens} == {each.expires_at_unix_ms for each in listed}
+            assert ids[:1] == [each.id for each in await world.issuer.revoke_tokens(ids[0].upper())]
+            with pytest.raises(TokenRefused, match="not known here"):
+                await world.join(tokens[0])
+            await world.join(tokens[1])
+            with pytest.raises(NotThere, match="no open token has the id n2"):
+                await world.issuer.revoke_tokens("n2")
+            assert ids[2:3] == [each.id for each in await world.issuer.revoke_tokens(str(tokens[2].spiffe_id))]
+            assert world.listener.is_open
+            assert ids[3:] == [each.id for each in await world.issuer.revoke_tokens("n4")]
+            await until(lambda: not world.listener.is_open)
+            assert () == world.issuer.open_tokens()
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("which", ["", "spiffe://other.test/node/n2", "/operator/root", "n1", "x" * 300])
+def test_what_names_no_token_revokes_none(tmp_path: Path, which: str) -> None:
+    """What can be neither a token's id nor another node of the cluster is refused."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path) as world:
+            await world.token()
+            with pytest.raises(InvalidInput):
+                await world.issuer.revoke_tokens(which)
+            assert 1 == world.issuer.status().open_tokens
+
+    play(scenario)
+
+
+def test_a_token_ends_with_its_root(tmp_path: Path) -> None:
+    """Once the root that it pins has left the bundle a token counts no more, and the join port closes."""
+
+    async def scenario() -> None:
+        async with issuer_world(tmp_path, root_ttl_s=8000, svid_ttl_s=60) as world:
+            created = await world.token()
+            assert created.root_sha256 == world.authority.root_sha256
+            now = world.clock.unix_s()
+            for at_s in (4001, 4062, 4062 + 61 + SLACK_S):
+                assert world.authority.rotate(now + at_s)
+            assert world.authority.root_der(created.root_sha256) is None
+            await until(lambda: not world.listener.is_open)
+            assert (0, []) == (world.issuer.status().open_tokens, list(await world.tokens.unspent()))
 
     play(scenario)
 

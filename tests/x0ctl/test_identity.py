@@ -195,6 +195,60 @@ def test_token_where_nothing_is_issued() -> None:
     assert "identity.issuer = true" in finished.err
 
 
+def test_tokens() -> None:
+    """Each open token with its id, its node and its end; -o json has the same; nothing is left in the audit."""
+
+    async def scene() -> tuple[Finished, Finished, list[object]]:
+        async with running() as lab:
+            table, whole = await x0ctl(lab, "identity", "tokens"), await x0ctl(lab, "-o", "json", "identity", "tokens")
+            return table, whole, list(lab.auditor.records)
+
+    table, whole, records = run(scene())
+    rows = lines(table)
+    assert "ID FOR EXPIRES" == rows[0]
+    assert rows[1].startswith("0badcafe spiffe://dev.x0d.test/node/n4 2023-11-14 22:18:20")
+    assert ["0badcafe", "5eed5eed"] == [row["id"] for row in json.loads(whole.out)["tokens"]]
+    assert [] == records
+
+
+def test_revoke() -> None:
+    """What was revoked is shown, and is in the audit; what is not there exits 1 and says where to look."""
+
+    async def scene() -> tuple[Finished, Finished, Finished, str]:
+        async with running() as lab:
+            first = await x0ctl(lab, "identity", "revoke", "5eed5eed")
+            again = await x0ctl(lab, "identity", "revoke", "5eed5eed")
+            recorded = str(lab.auditor.records)
+            identity_of(lab).tokens = ()
+            return first, again, await x0ctl(lab, "identity", "tokens"), recorded
+
+    first, again, none, recorded = run(scene())
+    assert "5eed5eed spiffe://dev.x0d.test/node/n5 " in lines(first)[1]
+    assert (1, "") == (again.code, again.out)
+    assert "no open token 5eed5eed" in again.err
+    assert ["no token is open"] == lines(none)
+    assert "revoked: 5eed5eed of spiffe://dev.x0d.test/node/n5" in recorded
+
+
+@pytest.mark.parametrize(
+    ("which", "code", "said"),
+    [("x0d1-secret", 2, "by its ID in x0ctl identity tokens"), ("", 1, "which is"), ("n" * 2049, 1, "which is")],
+    ids=["a whole token", "empty", "long"],
+)
+def test_revoke_of_nothing(which: str, code: int, said: str) -> None:
+    """What names no token is refused; a whole token is not even sent, since the audit would keep it."""
+
+    async def scene() -> tuple[Finished, str, int]:
+        async with running() as lab:
+            finished = await x0ctl(lab, "identity", "revoke", which)
+            return finished, str(lab.auditor.records), len(identity_of(lab).tokens)
+
+    finished, recorded, left = run(scene())
+    assert (code, "", 2) == (finished.code, finished.out, left)
+    assert said in finished.err
+    assert "x0d1-secret" not in recorded
+
+
 def test_audit() -> None:
     """The newest record first: who, from where, what, what came of it; --limit holds."""
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain
+
+TOKEN_ID_CHARACTERS: Final = 8
 
 
 def join_id(trust_domain: TrustDomain) -> SpiffeId:
@@ -21,6 +23,16 @@ class CreatedToken:
     spiffe_id: str
     address: str
     """Host at which the new node reaches the join port, without the port."""
+    expires_at_unix_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenToken:
+    """A token that could be spent now, without what would let anybody in."""
+
+    id: str
+    """Of ``TokenRecord.id``."""
+    spiffe_id: str
     expires_at_unix_ms: int
 
 
@@ -47,6 +59,18 @@ class IssuerView(Protocol):
             TooMany: too many tokens are open.
             StorageFailed: the token could not be kept.
             AddressUnavailable: the join port could not be opened.
+        """
+
+    def open_tokens(self) -> Sequence[OpenToken]:
+        """Those that could be spent now, the earliest to expire first.  From memory."""
+
+    async def revoke_tokens(self, which: str) -> Sequence[OpenToken]:
+        """Take tokens out of use that nobody has spent: the one with this id, else all of a node, by ID or name.
+
+        Raises:
+            NotThere: there is none.
+            InvalidInput: the text can be neither.
+            StorageFailed: it could not be written; all stand.
         """
 
     def status(self) -> IssuerStatus:
@@ -117,6 +141,11 @@ class TokenRecord:
     """Root that its holder will accept."""
     expires_unix_s: int
 
+    @property
+    def id(self) -> str:
+        """How people name it: of the hash, from which nobody comes to the secret."""
+        return self.secret_hash.hex()[:TOKEN_ID_CHARACTERS]
+
 
 class TokenStore(Protocol):
     """Tokens on disk; each method raises StorageFailed."""
@@ -133,6 +162,9 @@ class TokenStore(Protocol):
 
     async def unspent(self) -> Sequence[TokenRecord]:
         """Those that nobody has spent, expired ones too, the earliest to expire first."""
+
+    async def remove(self, secret_hashes: Sequence[bytes]) -> Sequence[bytes]:
+        """Remove those of these that nobody has spent, and return them; on disk when this returns."""
 
     async def forget(self, expired_before_unix_s: float) -> None:
         """Remove what expired before that, spent or not."""

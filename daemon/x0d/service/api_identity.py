@@ -1,11 +1,12 @@
 """``IdentityService``: who this node is, whom it trusts, and tokens for those who join."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from x0d.errors import InvalidInput
 from x0d.identity.spiffe_id import ID_BYTES_MAX
-from x0d.ports.issuer import CreatedToken
+from x0d.ports.issuer import CreatedToken, OpenToken
 from x0d.service.api_changes import Changes
 from x0d.service.api_convert import to_message
 from x0d.service.views import Views, there
@@ -61,6 +62,26 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
         created = await self._changes.run(made, _created_text)
         return to_message(created, identity_pb2.CreateTokenResponse)
 
+    async def ListTokens(  # noqa: N802 - gRPC's name
+        self,
+        request: identity_pb2.ListTokensRequest,  # noqa: ARG002 - empty
+        context: "_Context",  # noqa: ARG002 - not needed
+    ) -> identity_pb2.ListTokensResponse:
+        """Answered from memory."""
+        rows = there(self._views.identity).open_tokens()
+        return identity_pb2.ListTokensResponse(tokens=[to_message(row, identity_pb2.OpenToken) for row in rows])
+
+    async def RevokeToken(  # noqa: N802 - gRPC's name
+        self,
+        request: identity_pb2.RevokeTokenRequest,
+        context: "_Context",  # noqa: ARG002 - not needed
+    ) -> identity_pb2.RevokeTokenResponse:
+        """Made whole although the caller leaves; the audit is told which tokens they were."""
+        if not request.which or len(request.which.encode()) > ID_BYTES_MAX:
+            raise InvalidInput(f"which is a token's id or a node, at most {ID_BYTES_MAX} bytes")
+        revoked = await self._changes.run(there(self._views.identity).revoke_tokens(request.which), _revoked_text)
+        return identity_pb2.RevokeTokenResponse(revoked=[to_message(row, identity_pb2.OpenToken) for row in revoked])
+
     async def ListDescriptors(  # noqa: N802 - gRPC's name
         self,
         request: identity_pb2.ListDescriptorsRequest,  # noqa: ARG002 - empty
@@ -75,3 +96,7 @@ class IdentityServicer(identity_pb2_grpc.IdentityServiceServicer):
 
 def _created_text(created: CreatedToken) -> str:
     return f"{created.spiffe_id} may join by {created.address}"
+
+
+def _revoked_text(revoked: Sequence[OpenToken]) -> str:
+    return "revoked: " + ", ".join(f"{each.id} of {each.spiffe_id}" for each in revoked)

@@ -7,7 +7,7 @@ from x0d.errors import NotSupported
 from x0d.identity.lifetime import RENEWED_AT, Validity
 from x0d.identity.roles import Binding
 from x0d.ports import SvidStatus
-from x0d.ports.issuer import CreatedToken, IssuerView
+from x0d.ports.issuer import CreatedToken, IssuerView, OpenToken
 from x0d.service.identity import IdentityFacts, IdentityService
 from x0d.service.identity_checks import IdentityChecks
 from x0d.service.peers_told import PeerRow
@@ -120,12 +120,24 @@ class IdentityOverview:
 
     async def create_token(self, spiffe_id: str, address: str) -> CreatedToken:
         """Make a join token, on the issuer alone."""
+        return await self._issues().create_token(spiffe_id, address)
+
+    def open_tokens(self) -> Sequence[OpenToken]:
+        """Tokens that could be spent now, on the issuer alone."""
+        return self._issues().open_tokens()
+
+    async def revoke_tokens(self, which: str) -> Sequence[OpenToken]:
+        """Take tokens out of use, on the issuer alone."""
+        return await self._issues().revoke_tokens(which)
+
+    def _issues(self) -> IssuerView:
+        """Whoever issues here.  Raises NotSupported where nobody does."""
         if self._issuer is None:
             text = "this node issues no identities; ask the one with identity.issuer = true"
             if self._facts().source == "spire":
                 text = "SPIRE issues this node's identities; make an entry for the new node there"
             raise NotSupported("a join token", text)
-        return await self._issuer.create_token(spiffe_id, address)
+        return self._issuer
 
     async def descriptors(self) -> Sequence[Descriptor]:
         """Those that this node keeps."""

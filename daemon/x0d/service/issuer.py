@@ -12,14 +12,14 @@ an early rotation cannot be taken back.
 import asyncio
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 from x0d import telemetry
-from x0d.errors import AddressUnavailable, InvalidInput, NoIdentity, StorageFailed, TokenRefused, TooMany
+from x0d.errors import AddressUnavailable, InvalidInput, NoIdentity, NotThere, StorageFailed, TokenRefused, TooMany
 from x0d.identity.spiffe_id import SpiffeId, TrustDomain, node_id
 from x0d.identity.token import SECRET_BYTES, JoinToken, secret_hash
 from x0d.ports import Clock
@@ -30,6 +30,7 @@ from x0d.ports.issuer import (
     IssuerStatus,
     JoinListener,
     LocalSvids,
+    OpenToken,
     SvidAuthority,
     TokenRecord,
     TokenStore,
@@ -96,6 +97,8 @@ class Issuer:
         self._clock = clock
         self._alerts = alerts
         self._known: dict[bytes, TokenRecord] = {}
+        self._is_stale = False
+        """Roots have changed since the tokens were read."""
         self._door = asyncio.Lock()
         self._clocks = (self._now(), clock.monotonic_ns())
         self._set_at_ns: int | None = None
@@ -141,6 +144,33 @@ class Issuer:
             self._known[record.secret_hash] = record
         log.info(telemetry.TOKEN_MADE, spiffe_id=str(spiffe_id), address=host, expires_unix_s=expires_unix_s)
         return CreatedToken(made.encode(), str(spiffe_id), host, expires_unix_s * 1000)
+
+    def open_tokens(self) -> Sequence[OpenToken]:
+        """Those that could be spent now, the earliest to expire first.  From memory."""
+        return tuple(map(_shown, sorted(self._open(), key=lambda record: record.expires_unix_s)))
+
+    async def revoke_tokens(self, which: str) -> Sequence[OpenToken]:
+        """Take tokens out of use: the one with this id, else all of a node; the join port closes with the last one.
+
+        Raises:
+            NotThere: there is none.
+            InvalidInput: the text can be neither.
+            StorageFailed: it could not be written; all stand.
+        """
+        async with self._door:
+            await self._recall()
+            chosen = {key: record for key, record in self._known.items() if record.id == which.lower()}
+            if not chosen:
+                node = str(self._node_of(which))
+                chosen = {key: record for key, record in self._known.items() if record.spiffe_id == node}
+            removed = await self._tokens.remove(tuple(chosen))
+            for key in removed:
+                self._known.pop(key, None)
+        if not removed:
+            raise NotThere(f"no open token has the id {which} or is for such a node; x0ctl identity tokens lists them")
+        revoked = tuple(_shown(chosen[key]) for key in removed)
+        log.info(telemetry.TOKEN_REVOKED, tokens=[f"{each.id} {each.spiffe_id}" for each in revoked])
+        return revoked
 
     def status(self) -> IssuerStatus:
         """Answer from memory."""
@@ -216,12 +246,22 @@ class Issuer:
         return tuple(record for record in self._known.values() if record.expires_unix_s > now)
 
     async def _recall(self) -> None:
-        """Read the tokens from disk: a call that was cancelled may have spent one there and not here."""
-        self._known = {record.secret_hash: record for record in await self._tokens.unspent()}
+        """Read the tokens from disk: a call that was cancelled may have spent one there and not here.
+
+        One that pins a root which is gone lets nobody in, and would hold the join port open: it is removed.
+        """
+        self._is_stale = False
+        known = {record.secret_hash: record for record in await self._tokens.unspent()}
+        gone = {root for root in {each.root_sha256 for each in known.values()} if not self._authority.root_der(root)}
+        dead = tuple(key for key, record in known.items() if record.root_sha256 in gone)
+        if dead:
+            await self._tokens.remove(dead)
+            log.warning(telemetry.TOKEN_DROPPED, nodes=[known.pop(key).spiffe_id for key in dead], reason="root gone")
+        self._known = known
 
     async def _tick(self) -> None:
         async with self._door:
-            if self._listener.is_open:
+            if self._listener.is_open or self._is_stale:
                 await self._recall_or_alert()
             await self._tend_port()
         await self._rotate()
@@ -231,6 +271,7 @@ class Issuer:
         try:
             await self._recall()
         except StorageFailed as error:
+            self._is_stale = True
             self._alerts.raise_alert(TOKEN_ALERT, f"the file of the join tokens cannot be read: {error}")
             return
         self._alerts.clear(TOKEN_ALERT)
@@ -266,6 +307,7 @@ class Issuer:
             self._alerts.raise_alert(ROOT_ALERT, f"the root could not be rotated, and is tried again: {error}")
             return
         self._alerts.clear(ROOT_ALERT)
+        self._is_stale = True
         root = self._authority.root_sha256.hex()
         log.info(telemetry.ROOT_ROTATED, roots=len(self._authority.bundle()), signs=root)
 
@@ -277,3 +319,7 @@ class Issuer:
             self._set_at_ns = monotonic_ns
         self._clocks = (wall, monotonic_ns)
         return self._set_at_ns is None or (monotonic_ns - self._set_at_ns) / 1e9 >= STEADY_S
+
+
+def _shown(record: TokenRecord) -> OpenToken:
+    return OpenToken(record.id, record.spiffe_id, record.expires_unix_s * 1000)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from x0d.ports import AuditRecord
-from x0d.ports.issuer import CreatedToken
+from x0d.ports.issuer import CreatedToken, OpenToken
 from x0d.service.peers_told import PeerRow
 
 
@@ -112,6 +112,19 @@ class IdentityView(Protocol):
             InvalidInput: no such ID, or one that cannot join.
             NotSupported: this node issues nothing.
             TokenRefused, TooMany, StorageFailed, AddressUnavailable: the issuer's reasons.
+        """
+
+    def open_tokens(self) -> Sequence[OpenToken]:
+        """Tokens that could be spent now.  Raises NotSupported: this node issues nothing."""
+
+    async def revoke_tokens(self, which: str) -> Sequence[OpenToken]:
+        """Take the token with this id out of use, else all of a node.
+
+        Raises:
+            NotThere: there is none.
+            InvalidInput: the text can be neither.
+            NotSupported: this node issues nothing.
+            StorageFailed: it could not be written.
         """
 
     async def descriptors(self) -> Sequence[Descriptor]:

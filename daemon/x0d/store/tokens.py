@@ -84,6 +84,17 @@ class Tokens:
 
         return await self._database.run(work)
 
+    async def remove(self, secret_hashes: Sequence[bytes]) -> Sequence[bytes]:
+        """Remove those of these that nobody has spent, and return them; on disk when this returns."""
+        wanted = tuple(secret_hashes)
+
+        def work(connection: sqlite3.Connection) -> Sequence[bytes]:
+            statement = "DELETE FROM tokens WHERE secret_hash = ? AND spent_unix_s = 0"
+            with transaction(connection):
+                return [each for each in wanted if connection.execute(statement, (each,)).rowcount]
+
+        return await self._database.run(work)
+
     async def forget(self, expired_before_unix_s: float) -> None:
         """Remove what expired before that, spent or not."""
 

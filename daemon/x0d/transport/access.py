@@ -61,6 +61,8 @@ METHODS: Final[dict[str, frozenset[Role]]] = {
     "/x0d.v1.IdentityService/CreateToken": ADMINS,
     "/x0d.v1.IdentityService/GetIdentity": READERS,
     "/x0d.v1.IdentityService/ListDescriptors": READERS,
+    "/x0d.v1.IdentityService/ListTokens": ADMINS,
+    "/x0d.v1.IdentityService/RevokeToken": ADMINS,
     "/x0d.v1.IncidentService/GetIncident": READERS,
     "/x0d.v1.IncidentService/ListIncidents": READERS,
     "/x0d.v1.IncidentService/WatchIncidents": READERS,
@@ -82,7 +84,7 @@ AUDITED: Final = frozenset(
         *(method for method, roles in METHODS.items() if Role.VIEWER not in roles and Role.PEER not in roles),
         "/x0d.v1.IssuerService/RenewSvid",
     }
-    - {"/x0d.v1.AuditService/ListRecords"}
+    - {"/x0d.v1.AuditService/ListRecords", "/x0d.v1.IdentityService/ListTokens"}
 )
 """Methods that change something: each call leaves a record, or is refused."""
 

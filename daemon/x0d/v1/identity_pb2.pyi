@@ -156,6 +156,38 @@ class CreateTokenResponse(_message.Message):
     expires_at_unix_ms: int
     def __init__(self, token: _Optional[str] = ..., spiffe_id: _Optional[str] = ..., address: _Optional[str] = ..., expires_at_unix_ms: _Optional[int] = ...) -> None: ...
 
+class OpenToken(_message.Message):
+    __slots__ = ("id", "spiffe_id", "expires_at_unix_ms")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SPIFFE_ID_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_UNIX_MS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    spiffe_id: str
+    expires_at_unix_ms: int
+    def __init__(self, id: _Optional[str] = ..., spiffe_id: _Optional[str] = ..., expires_at_unix_ms: _Optional[int] = ...) -> None: ...
+
+class ListTokensRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListTokensResponse(_message.Message):
+    __slots__ = ("tokens",)
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    tokens: _containers.RepeatedCompositeFieldContainer[OpenToken]
+    def __init__(self, tokens: _Optional[_Iterable[_Union[OpenToken, _Mapping]]] = ...) -> None: ...
+
+class RevokeTokenRequest(_message.Message):
+    __slots__ = ("which",)
+    WHICH_FIELD_NUMBER: _ClassVar[int]
+    which: str
+    def __init__(self, which: _Optional[str] = ...) -> None: ...
+
+class RevokeTokenResponse(_message.Message):
+    __slots__ = ("revoked",)
+    REVOKED_FIELD_NUMBER: _ClassVar[int]
+    revoked: _containers.RepeatedCompositeFieldContainer[OpenToken]
+    def __init__(self, revoked: _Optional[_Iterable[_Union[OpenToken, _Mapping]]] = ...) -> None: ...
+
 class ListDescriptorsRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

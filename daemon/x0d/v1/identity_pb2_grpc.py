@@ -50,6 +50,16 @@ class IdentityServiceStub:
                 request_serializer=x0d_dot_v1_dot_identity__pb2.CreateTokenRequest.SerializeToString,
                 response_deserializer=x0d_dot_v1_dot_identity__pb2.CreateTokenResponse.FromString,
                 _registered_method=True)
+        self.ListTokens = channel.unary_unary(
+                '/x0d.v1.IdentityService/ListTokens',
+                request_serializer=x0d_dot_v1_dot_identity__pb2.ListTokensRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_identity__pb2.ListTokensResponse.FromString,
+                _registered_method=True)
+        self.RevokeToken = channel.unary_unary(
+                '/x0d.v1.IdentityService/RevokeToken',
+                request_serializer=x0d_dot_v1_dot_identity__pb2.RevokeTokenRequest.SerializeToString,
+                response_deserializer=x0d_dot_v1_dot_identity__pb2.RevokeTokenResponse.FromString,
+                _registered_method=True)
         self.ListDescriptors = channel.unary_unary(
                 '/x0d.v1.IdentityService/ListDescriptors',
                 request_serializer=x0d_dot_v1_dot_identity__pb2.ListDescriptorsRequest.SerializeToString,
@@ -81,6 +91,20 @@ class IdentityServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTokens(self, request, context):
+        """Tokens that could be spent now, on the issuer alone, without their secrets.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RevokeToken(self, request, context):
+        """Takes tokens out of use that nobody has spent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDescriptors(self, request, context):
         """Signed claims of nodes, kept for third parties.
         """
@@ -105,6 +129,16 @@ def add_IdentityServiceServicer_to_server(servicer, server):
                     servicer.CreateToken,
                     request_deserializer=x0d_dot_v1_dot_identity__pb2.CreateTokenRequest.FromString,
                     response_serializer=x0d_dot_v1_dot_identity__pb2.CreateTokenResponse.SerializeToString,
+            ),
+            'ListTokens': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTokens,
+                    request_deserializer=x0d_dot_v1_dot_identity__pb2.ListTokensRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_identity__pb2.ListTokensResponse.SerializeToString,
+            ),
+            'RevokeToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.RevokeToken,
+                    request_deserializer=x0d_dot_v1_dot_identity__pb2.RevokeTokenRequest.FromString,
+                    response_serializer=x0d_dot_v1_dot_identity__pb2.RevokeTokenResponse.SerializeToString,
             ),
             'ListDescriptors': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDescriptors,
@@ -194,6 +228,60 @@ class IdentityService:
             '/x0d.v1.IdentityService/CreateToken',
             x0d_dot_v1_dot_identity__pb2.CreateTokenRequest.SerializeToString,
             x0d_dot_v1_dot_identity__pb2.CreateTokenResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTokens(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.IdentityService/ListTokens',
+            x0d_dot_v1_dot_identity__pb2.ListTokensRequest.SerializeToString,
+            x0d_dot_v1_dot_identity__pb2.ListTokensResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RevokeToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/x0d.v1.IdentityService/RevokeToken',
+            x0d_dot_v1_dot_identity__pb2.RevokeTokenRequest.SerializeToString,
+            x0d_dot_v1_dot_identity__pb2.RevokeTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,
