@@ -12,7 +12,7 @@ from x0d.errors import IdentityRefused, NoIdentity, PeerUnreachable, RefusedByPe
 from x0d.identity.model import Reason
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.ports import PeerTarget
-from x0d.ports.issuer import CreatedToken, Grant, IssuerStatus
+from x0d.ports.issuer import CreatedToken, Grant, IssuerStatus, OpenToken
 from x0d.service.alerts import Alerts
 from x0d.service.identity import IdentityFacts, IdentityService
 from x0d.service.identity_checks import CHECK_S, DIALS_MAX, IdentityChecks
@@ -54,6 +54,12 @@ class Issuing:
 
     async def create_token(self, spiffe_id_text: str, address: str) -> CreatedToken:
         raise AssertionError(f"a check makes no token: {spiffe_id_text} {address}")
+
+    def open_tokens(self) -> Sequence[OpenToken]:
+        raise AssertionError("a check lists no tokens")
+
+    async def revoke_tokens(self, which: str) -> Sequence[OpenToken]:
+        raise AssertionError(f"a check revokes no token: {which}")
 
     def status(self) -> IssuerStatus:
         return IssuerStatus("ab" * 32, self.ends_unix_s, 0, join_open=False)
