@@ -208,15 +208,15 @@ def neighbours(variant: Room) -> Iterator[NeighbourTable]:
 LINK_LOCAL = IPv6Address("fe80::5")
 
 
-def link_local(prefix: str) -> list[IPv6Address]:
-    """Five addresses."""
+def hosts_of(prefix: str) -> list[IPv6Address]:
+    """Five addresses of a network."""
     return [IPv6Address(int(IPv6Address(prefix)) + host) for host in range(1, 6)]
 
 
 @pytest.mark.parametrize("prefix", ["fe80::", "fe80::ff:fe00:0", "fe80:0:0:7::", "fea1::", "febf:ffff:ffff:ffff::"])
 def test_link_local_strangers_share_a_bucket(room: Room, prefix: str) -> None:
     """Link-local addresses, which a host may take as many of as it likes, are one source for each interface."""
-    assert LIMITED == room.verdicts(*map(syn6, link_local(prefix)))
+    assert LIMITED == room.verdicts(*map(syn6, hosts_of(prefix)))
     assert {(LO, IPv6Address("fe80::"))} == room.stages.syn_sources().keys()
 
 
@@ -229,7 +229,7 @@ def test_link_local_prefixes_share_a_bucket(room: Room) -> None:
 
 def test_link_local_neighbour_has_its_own_bucket(room: Room, neighbours: NeighbourTable) -> None:
     """Strangers of the link spend nothing of a configured neighbour's, nor it of theirs; nor does another neighbour."""
-    strangers, other = link_local("fe80::1:0"), IPv6Address("fe80::6")
+    strangers, other = hosts_of("fe80::1:0"), IPv6Address("fe80::6")
     for neighbour in (LINK_LOCAL, other):
         neighbours.put(LO, neighbour, IPv6Address("fe80::1"))
     assert LIMITED == room.verdicts(*map(syn6, strangers))
@@ -241,7 +241,7 @@ def test_link_local_neighbour_has_its_own_bucket(room: Room, neighbours: Neighbo
 
 def test_neighbour_that_is_none_any_more_is_a_stranger(room: Room, neighbours: NeighbourTable) -> None:
     """A bucket of its own goes with the configuration, in both directions, from one SYN to the next."""
-    assert LIMITED == room.verdicts(*map(syn6, link_local("fe80::1:0")))
+    assert LIMITED == room.verdicts(*map(syn6, hosts_of("fe80::1:0")))
     assert [DROP] == room.verdicts(syn6(LINK_LOCAL))
     neighbours.put(LO, LINK_LOCAL, IPv6Address("fe80::1"))
     assert [PASS] == room.verdicts(syn6(LINK_LOCAL))
@@ -252,14 +252,14 @@ def test_neighbour_that_is_none_any_more_is_a_stranger(room: Room, neighbours: N
 def test_neighbour_of_another_interface_is_a_stranger(room: Room, neighbours: NeighbourTable) -> None:
     """The same link-local address on another interface is another host."""
     neighbours.put(LO + 1, LINK_LOCAL, IPv6Address("fe80::1"))
-    assert LIMITED == room.verdicts(*map(syn6, link_local("fe80::1:0")))
+    assert LIMITED == room.verdicts(*map(syn6, hosts_of("fe80::1:0")))
     assert [DROP] == room.verdicts(syn6(LINK_LOCAL))
 
 
 def test_tag_makes_no_other_source(room: Room, neighbours: NeighbourTable) -> None:
     """A tag, which with VLAN 0 leaves the frame to the device itself, gives strangers no bucket more."""
     neighbours.put(LO, LINK_LOCAL, IPv6Address("fe80::1"))
-    assert LIMITED == room.verdicts(*map(syn6, link_local("fe80::1:0")))
+    assert LIMITED == room.verdicts(*map(syn6, hosts_of("fe80::1:0")))
     tagged = [ipv6(TCP, segment(), source=source, tags=(DOT1Q,)) for source in (IPv6Address("fe80::2"), LINK_LOCAL)]
     assert [DROP, PASS] == room.verdicts(*tagged)
 
@@ -282,8 +282,8 @@ def test_other_ipv6_neighbours_count_as_their_64_bits(room: Room, neighbours: Ne
 @pytest.mark.parametrize("prefix", ["fec0::", "fe7f::", "fd80::", "ff80::", "::"])
 def test_what_only_looks_link_local(room: Room, prefix: str) -> None:
     """Outside of fe80::/10 the first 64 bits count."""
-    sources = [IPv6Address(int(IPv6Address(prefix)) + host) for host in range(1, 6)]
-    assert LIMITED == room.verdicts(*map(syn6, sources))
+    assert LIMITED == room.verdicts(*map(syn6, hosts_of(prefix)))
+    assert {(LO, IPv6Address(prefix))} == room.stages.syn_sources().keys()
 
 
 def test_interfaces_are_apart(room: Room) -> None:
