@@ -18,6 +18,8 @@ from fakes.authority import CA, Issued
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS: Final = 1
 SETTINGS: Final = 4
+PING: Final = 6
+ACK: Final = 1
 END_STREAM: Final = 1
 END_HEADERS: Final = 4
 TIMEOUT_S: Final = 10.0
@@ -25,17 +27,14 @@ TIMEOUT_S: Final = 10.0
 
 def request(method: str) -> bytes:
     """Preface, settings, and a POST of ``method`` with one empty message."""
-    fields = [
-        (":method", "POST"), (":scheme", "https"), (":path", method), (":authority", "x"),
-        ("content-type", "application/grpc"), ("te", "trailers"),
-    ]  # fmt: skip
-    headers = b"".join(_literal(name, value) for name, value in fields)
-    return (
-        PREFACE
-        + _frame(SETTINGS, 0, 0, b"")
-        + _frame(HEADERS, END_HEADERS, 1, headers)
-        + _frame(0, END_STREAM, 1, bytes(5))
-    )
+    return PREFACE + _frame(SETTINGS, 0, 0, b"") + _headers(method, 1) + _frame(0, END_STREAM, 1, bytes(5))
+
+
+def hold(connection: socket.socket, method: str, calls: int) -> None:
+    """Begin so many calls whose request never comes; returns when the server has taken all of them."""
+    begun = b"".join(_headers(method, 1 + 2 * number) for number in range(calls))
+    connection.sendall(PREFACE + _frame(SETTINGS, 0, 0, b"") + begun + _frame(PING, 0, 0, bytes(8)))
+    next(kind for kind, flags, _ in frames(connection) if (kind, flags) == (PING, ACK))
 
 
 def frames(connection: socket.socket) -> Iterator[tuple[int, int, bytes]]:
@@ -94,6 +93,14 @@ def tls(port: int, context: ssl.SSLContext, session: ssl.SSLSession | None = Non
     """A TLS connection; with ``session`` it resumes an earlier one where the server lets it."""
     with tcp(port) as plain, context.wrap_socket(plain, session=session) as connection:
         yield connection
+
+
+def _headers(method: str, stream: int) -> bytes:
+    fields = [
+        (":method", "POST"), (":scheme", "https"), (":path", method), (":authority", "x"),
+        ("content-type", "application/grpc"), ("te", "trailers"), ("grpc-timeout", "100S"),
+    ]  # fmt: skip
+    return _frame(HEADERS, END_HEADERS, stream, b"".join(_literal(name, value) for name, value in fields))
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
