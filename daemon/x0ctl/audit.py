@@ -20,11 +20,11 @@ def audit_list(options: Options, limit: int) -> None:
 
     Example: x0ctl audit list --limit 20
     """
-    from x0ctl import show_identity  # noqa: PLC0415 - start-up time
+    from x0ctl import show_audit  # noqa: PLC0415 - start-up time
     from x0d.v1 import audit_pb2, audit_pb2_grpc  # noqa: PLC0415
 
     request = audit_pb2.ListRecordsRequest(limit=limit)
     stub = audit_pb2_grpc.AuditServiceStub
     reply = options.client().unary(stub, "ListRecords", request, audit_pb2.ListRecordsResponse)
     if not options.json(reply):
-        show_identity.records(reply)
+        show_audit.records(reply)

@@ -1,13 +1,11 @@
-"""Identity and audit as tables and lines."""
+"""Identity as tables and lines."""
 
 import time
 from collections.abc import Iterable, Iterator
-from urllib.parse import unquote
 
 import click
 
 from x0ctl.output import clean, duration, instant, print_fields, print_line, print_table
-from x0d.v1.audit_pb2 import ListRecordsResponse
 from x0d.v1.identity_pb2 import (
     CheckIdentityResponse,
     CreateTokenResponse,
@@ -18,8 +16,6 @@ from x0d.v1.identity_pb2 import (
     RoleBinding,
 )
 
-TEXT_CHARACTERS_MAX = 60
-"""Of each text of a record in the table: one may have 2,000, and a row is to stay a row."""
 SOURCES = {
     "issuer": "this node, which issues the identities of its cluster",
     "joined": "the issuer that this node has joined",
@@ -125,32 +121,3 @@ def descriptors(reply: ListDescriptorsResponse) -> None:
         for row in reply.descriptors
     ]
     print_table(headers, rows, "no descriptors: identity.pqc_beacons is false, or none has come yet")
-
-
-def _place(peer: str) -> str:
-    """Where a call came from, as people write it; gRPC writes such as ``ipv6:%5Bfd00::7%5D:40000``."""
-    return unquote(peer.partition(":")[2] if peer.startswith(("ipv4:", "ipv6:")) else peer) or "here"
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= TEXT_CHARACTERS_MAX else text[: TEXT_CHARACTERS_MAX - 3] + "..."
-
-
-def records(reply: ListRecordsResponse) -> None:
-    """Print what was changed, newest first; long texts are cut, JSON has them whole."""
-    headers = ("AT", "WHO", "FROM", "CALL", "OUTCOME", "MS", "WHAT", "CHANGE", "WHY")
-    rows = [
-        (
-            instant(row.at_unix_ms),
-            row.who,
-            _place(row.address),
-            row.method.removeprefix("/x0d.v1.").replace("Service/", "."),
-            row.outcome,
-            f"{row.took_ms:.1f}",
-            _short(row.what),
-            f"{_short(row.before)} -> {_short(row.after)}" if row.before or row.after else "",
-            _short(row.detail),
-        )
-        for row in reply.records
-    ]
-    print_table(headers, rows, "nothing was changed yet", prose=3)

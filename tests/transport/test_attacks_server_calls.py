@@ -276,7 +276,7 @@ def test_changes_leave_records() -> None:
             assert StatusCode.OK == (await ask(channel, RELOAD)).status
             [record] = lab.auditor.records
             assert (OPERATOR, RELOAD, "done") == (record.who, record.method, record.outcome)
-            assert record.address.startswith("ipv4:127.0.0.1:")
+            assert record.address.startswith("127.0.0.1:")
             lab.auditor.is_full = True
             before = list(lab.reached.calls)
             assert StatusCode.UNAVAILABLE == (await ask(channel, RELOAD)).status

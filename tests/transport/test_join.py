@@ -245,6 +245,8 @@ def test_every_attempt_is_in_the_audit_without_its_secret(tmp_path: Path) -> Non
             outcomes = [(record.method, record.outcome) for record in world.auditor.records]
             assert [("/x0d.v1.JoinService/Join", "failed"), ("/x0d.v1.JoinService/Join", "done")] == outcomes
             assert all("(secret)" in record.what for record in world.auditor.records)
+            assert all(record.who == f"joiner at {record.address}" for record in world.auditor.records)
+            assert all(record.address.startswith("127.0.0.1:") for record in world.auditor.records)
             world.auditor.is_full = True
             later = await world.token("n3")
             assert "disk full" in str(await refusal(world, later))

@@ -17,6 +17,7 @@ from x0d.errors import StorageFailed, X0dError
 from x0d.identity.model import Principal
 from x0d.ports.audit import CHANGE, Auditor, Change
 from x0d.transport.outlet import Context
+from x0d.transport.place import place_of
 
 WHAT_CHARACTERS_MAX: Final = 2_048
 """Of a request in its record; the rest is cut."""
@@ -79,7 +80,7 @@ async def audited(
     """
     if auditor is None:
         raise StorageFailed("the audit is not open: nothing is changed without a record")
-    number = await auditor.begin(principal.name, principal.address, method, what_of(request))
+    number = await auditor.begin(principal.name, place_of(principal.address), method, what_of(request))
     change = Change()
     CHANGE.set(change)
     outcome, detail = "failed", ""

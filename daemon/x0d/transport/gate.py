@@ -34,6 +34,7 @@ from x0d.transport.messages import all_readable, only_one, readable, tolerant
 from x0d.transport.open_calls import OpenCalls
 from x0d.transport.open_streams import OpenStream, OpenStreams
 from x0d.transport.outlet import Context, Outlet
+from x0d.transport.place import place_of
 from x0d.transport.statuses import details_of, fitting, status_of
 
 UNARY_S_DEFAULT: Final = 30.0
@@ -153,7 +154,7 @@ class Gate(aio.ServerInterceptor):
         try:
             return self._authenticate(context)
         except IdentityRefused as refused:
-            self._denials.tell(refused, context.peer(), method)
+            self._denials.tell(refused, place_of(context.peer()), method)
             text = UNAUTHENTICATED if self._explain is None else str(refused)
             await refuse(context, StatusCode.UNAUTHENTICATED, "identity", text)
 

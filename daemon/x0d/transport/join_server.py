@@ -31,6 +31,7 @@ from x0d.transport.denials import Denials
 from x0d.transport.free_port import check_free, port_text
 from x0d.transport.gate import Gate
 from x0d.transport.grpc_server import Servicers
+from x0d.transport.place import place_of
 
 REQUEST_BYTES_MAX: Final = 32_768
 CONNECTIONS_MAX: Final = 64
@@ -206,7 +207,7 @@ class Joiners:
         now_s = self._monotonic_s()
         if not self._sources.take(source_of(peer), now_s) or not self._total.take(now_s):
             raise IdentityRefused(Reason.POLICY, "too many attempts to join; wait half a minute and try again")
-        return Principal(f"joiner at {peer}", frozenset({Role.JOINER}), address=peer)
+        return Principal(f"joiner at {place_of(peer)}", frozenset({Role.JOINER}), address=peer)
 
 
 def source_of(peer: str) -> str:
