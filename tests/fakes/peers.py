@@ -155,7 +155,7 @@ class FakePeerChannel:
         try:
             answer = await listener.servicer.AgreeKey(request, None)  # type: ignore[arg-type]
         except NotThere as error:
-            raise NotKnownToPeer(f"{target.spiffe_id} does not know this node under that name: {error}") from error
+            raise NotKnownToPeer(f"{target.spiffe_id} does not know this node under that name") from error
         except X0dError as error:
             raise PeerUnreachable(f"{target.spiffe_id} says: {error}") from error
         finally:

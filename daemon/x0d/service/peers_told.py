@@ -136,7 +136,7 @@ def _judgement(neighbour: Neighbour) -> tuple[str, str]:
     if refused is not None:
         word, text = refused.reason, f"refused ({refused.reason}): {refused}; {REMEDIES.get(refused.reason, REMEDY)}"
     elif isinstance(denied, NotKnownToPeer):
-        word, text = "not_known_to_peer", f"{denied}; look at [[mesh.neighbours]] there"
+        return "not_known_to_peer", _unknown(denied)
     elif denied is not None:
         word, text = "refused_by_peer", f"{denied}; {DENIED_REMEDY}"
     else:
@@ -144,8 +144,14 @@ def _judgement(neighbour: Neighbour) -> tuple[str, str]:
     return word, f"{text}; the key agreed on before is in use" if neighbour.usable else text
 
 
+def _unknown(denied: NotKnownToPeer) -> str:
+    return f"{denied}: look at [[mesh.neighbours]] there"
+
+
 def problem_of(neighbour: Neighbour) -> str:
     """What keeps a neighbour from being listened to; empty: nothing, or nothing worth a word yet."""
+    if isinstance(neighbour.denial, NotKnownToPeer):
+        return _unknown(neighbour.denial)  # a key that it had forgotten may be left here
     if neighbour.usable:
         return ""
     if neighbour.suspended:

@@ -154,5 +154,5 @@ def _error_of_call(
     if error.code() in _REFUSALS:
         return RefusedByPeer(f"{target.spiffe_id} refuses this node: {said}")
     if error.code() is StatusCode.NOT_FOUND and _reason(error) == NotThere.__name__:
-        return NotKnownToPeer(f"{target.spiffe_id} does not know this node under that name: {error.details()}")
+        return NotKnownToPeer(f"{target.spiffe_id} does not know this node under that name")
     return PeerUnreachable(f"{target.spiffe_id}: {said}")
