@@ -14,6 +14,7 @@ from fakes.svid_source import FakeSvidSource
 from fakes.views import FakeNodeView
 from service.nodes import FakeMesh, FakeNode
 from x0d import telemetry
+from x0d.mesh.model import LinkState
 from x0d.ports import Log2Histogram, MapStatus, ProgramStatus, TraceSample
 from x0d.service import metrics
 from x0d.service.metrics import ScrapeCollector
@@ -116,6 +117,20 @@ def test_every_declared_name_is_shown() -> None:
         value for name, value in vars(telemetry).items() if name.isupper() and str(value).startswith("x0d_")
     } | set(COUNTED)
     assert declared == {name.removesuffix("_total") for name in shown}
+
+
+def test_link_without_a_key_is_not_up() -> None:
+    """A link whose probes alone are answered has a state of its own, and is not counted as one that carries traffic."""
+
+    def work(node: FakeNode, counted: Telemetry) -> str:
+        node.unit("n2").enter(LinkState.UP, "probes answered", 1)
+        return text_of(node, counted)
+
+    lines = scraped(work).splitlines()
+    labels = 'interface="to-n2",link="n1-n2.1451",neighbour="n2"'
+    assert f"x0d_link_up{{{labels}}} 0.0" in lines
+    for state, value in (("up", 0.0), ("unauthenticated", 1.0)):
+        assert f'x0d_link_state{{{labels},state="{state}"}} {value}' in lines
 
 
 def test_values_are_the_services_own() -> None:
