@@ -14,13 +14,35 @@ import structlog
 
 from fakes import agent as fake_agent
 from fakes.authority import CA
-from fakes.control import DAEMON
+from fakes.control import DAEMON, until
 from fakes.tls_peer import OWN_ID, PEER_ID, new_ca
 from fakes.tls_service import ECHO, serving
 from x0d.errors import NoIdentity
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.transport import connector as connector_module
 from x0d.transport.connector import DialedChannel, open_connector
+
+WATCHER = """
+import asyncio, gc, sys
+from pathlib import Path
+import grpc
+from x0d.identity.spiffe_id import SpiffeId
+from x0d.transport import connector
+connector.WATCH_AFTER_S = 0.0
+loops, make = [], asyncio.new_event_loop
+asyncio.new_event_loop = lambda: loops.append(make()) or loops[-1]
+try:
+    with connector.open_connector(
+        "127.0.0.1", int(sys.argv[1]), SpiffeId.parse(sys.argv[2]), Path(sys.argv[3]), 5.0
+    ) as dialled:
+        for number in dialled.channel.unary_stream("/t.Echo/Count")(b""):
+            if number == b"1":
+                print("begun", flush=True)
+except grpc.RpcError:
+    print("lost,", len(asyncio.all_tasks(loops[0])), "tasks left")
+gc.collect()
+"""
+"""Reads a stream to its end, and counts what its event loop has left undone."""
 
 
 def echo_of(dialled: DialedChannel) -> "grpc.UnaryUnaryMultiCallable[bytes, bytes]":
@@ -164,3 +186,30 @@ def test_long_channel_takes_rotated_identities(
     finally:
         structlog.reset_defaults()
     assert "" == capsys.readouterr().out
+
+
+def test_lost_stream_leaves_stderr_alone(tmp_path: Path) -> None:
+    """A long stream that is lost leaves no task behind, which would complain on the program's stderr."""
+    ca = new_ca()
+
+    async def scene() -> tuple[bytes, bytes]:
+        socket = tmp_path / "w.sock"
+        async with fake_agent.serving(socket) as agent, serving(ca.issue(PEER_ID), ca) as service:
+            agent.push(fake_agent.update_of(ca.issue(OWN_ID), ca))
+            program = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", WATCHER, str(service.port), PEER_ID, str(socket)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={"PYTHONPATH": str(DAEMON), "GRPC_VERBOSITY": "ERROR"},
+            )
+            assert program.stdout is not None
+            assert b"begun\n" == await program.stdout.readline()
+            await until(lambda: agent.calls == 2 and agent.streams == 1)
+            await service.stop()
+            return await program.communicate()
+
+    async def bounded() -> tuple[bytes, bytes]:
+        async with asyncio.timeout(20):
+            return await scene()
+
+    assert (b"lost, 0 tasks left\n", b"") == asyncio.run(bounded())

@@ -35,6 +35,8 @@ __all__ = [
 
 WATCH_AFTER_S: Final = 10.0
 """A channel of ``open_connector`` that lives longer subscribes to the Workload API; most commands never get there."""
+END_S_MAX: Final = 2.0
+"""For tasks to end once they are cancelled; a program that is done does not wait longer for them."""
 
 T = TypeVar("T")
 
@@ -91,15 +93,15 @@ def open_connector(
             unix_s=time.time,
         )
         _within(loop, connector.start())
-        watching = asyncio.run_coroutine_threadsafe(source.watch(), loop)
+        asyncio.run_coroutine_threadsafe(source.watch(), loop)
         try:
             options = [*connector.channel_options, *channel_options]
             with grpc.insecure_channel(connector.target, options=options) as channel:
                 yield DialedChannel(channel, connector)
         finally:
-            watching.cancel()
             _within(loop, connector.stop())
     finally:
+        _within(loop, _end_all())
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
@@ -150,6 +152,16 @@ class _Renewed:
     def _changed(self) -> None:
         for on_change in self._subscribers:
             on_change()
+
+
+async def _end_all() -> None:
+    """End what still runs on this loop; a task that outlives its loop complains on the program's stderr."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=END_S_MAX)
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 def _within(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, T]) -> T:
