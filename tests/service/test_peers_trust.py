@@ -55,6 +55,7 @@ def test_distrust_ends_a_key_at_once() -> None:
         assert ("peer_identity n2",) == n1.alerts.names()
         await passes(20)
         assert state_of(n2)[1].endswith("a new agreement was refused: spiffe://x0d.test/node/n1 refuses this node")
+        assert "peer_identity n1: spiffe://x0d.test/node/n1 refuses this node; its journalctl" in n2.alerts.texts()[0]
         n1.svids.trust("root1", "root2")
         await until(lambda: "authenticated" == state_of(n1)[0], 1.1)
         await until(lambda: n1.unit("n2").state is LinkState.UP, 2)

@@ -3,8 +3,9 @@
 Pure: time and chance are arguments.  A key is *wanted* when there is none that may be used, when our SVID was renewed,
 when the key has grown old or has sealed much, or when a neighbour that should be heard is silent.  Who wants one dials
 at once; a failure puts the next try off by 0.2 s, then twice as long each time up to 5 s, each with some chance.  A
-*hint*, such as a datagram under a boot id that is not known, cuts that short, but to one dial a second at most, whoever
-sends them, and to none while the neighbour is heard, so that strangers cost nothing then.  An agreement answers every
+*hint*, such as a datagram under a boot id that is not known, HELLOs that stay away, or a call of a node that is no
+neighbour of ours, cuts that short, but to one dial a second at most, whoever sends them, and to none while the
+neighbour is heard, so that strangers cost nothing then.  An agreement answers every
 hint that came before it; one that the neighbour has dialled for ends our own wish for a key only once something is
 heard, since its answer may have been lost.
 """
