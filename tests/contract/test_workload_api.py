@@ -19,6 +19,7 @@ from x0d.spiffe.snapshot import Svid
 from x0d.spiffe.stream import workload_stream
 from x0d.spiffe.validation import Accepted, Expectation, validate
 from x0d.spiffe.workload_api import FETCH_X509_SVID, SvidUpdate
+from x0d.transport.entitlement import JoinedEntitlement
 from x0d.transport.workload_server import SOCKET_NAME, WorkloadServer
 
 Rotate = Callable[[Issued], None]
@@ -63,7 +64,7 @@ async def fake_agent(root: CA, issued: Issued) -> AsyncIterator[tuple[Path, Rota
 async def own_server(root: CA, issued: Issued) -> AsyncIterator[tuple[Path, Rotate]]:
     with tempfile.TemporaryDirectory(prefix="x0d-") as directory:
         svids = OneSvid(root, issued)
-        server = WorkloadServer(Path(directory), svids=svids, entitle=lambda _: N1, viewer_group="nogroup")
+        server = WorkloadServer(Path(directory), svids=svids, entitle=JoinedEntitlement(N1), viewer_group="nogroup")
         await server.start()
         try:
             yield Path(directory) / SOCKET_NAME, svids.rotate

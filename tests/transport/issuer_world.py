@@ -26,7 +26,7 @@ from x0d.spiffe.authority import Authority
 from x0d.spiffe.joined import KeyRequest
 from x0d.spiffe.local_svids import IssuedSvids
 from x0d.store.tokens import Tokens
-from x0d.transport.entitlement import issuer_entitlement
+from x0d.transport.entitlement import IssuerEntitlement
 from x0d.transport.join_client import join
 from x0d.transport.join_server import JoinServer
 from x0d.transport.workload_server import WorkloadServer
@@ -160,7 +160,7 @@ async def _world(
     )
     listener.add(JoinServicers(issuer))
     listener.auditor = auditor
-    workload = WorkloadServer(runtime_dir, svids=svids, entitle=issuer_entitlement(OWN, GROUP), viewer_group=GROUP)
+    workload = WorkloadServer(runtime_dir, svids=svids, entitle=IssuerEntitlement(OWN), viewer_group=GROUP)
     await workload.start()
     await issuer.start()
     running = asyncio.get_running_loop().create_task(issuer.run())

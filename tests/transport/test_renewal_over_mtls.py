@@ -23,7 +23,7 @@ from x0d.spiffe.bundles import Bundles
 from x0d.spiffe.joined import JoinedIdentity, KeyRequest, read, save, take
 from x0d.spiffe.snapshot import Snapshot
 from x0d.spiffe.watcher import Watcher
-from x0d.transport.entitlement import joined_entitlement
+from x0d.transport.entitlement import JoinedEntitlement
 from x0d.transport.join_client import RenewalClient
 from x0d.transport.tls_callers import SCARCE_BURST
 from x0d.transport.tls_server import TlsServer
@@ -126,7 +126,7 @@ async def joined_node(world: World, endpoint: str, directory: Path, issuer_id: S
 async def _running_node(
     world: World, endpoint: str, directory: Path, issuer_id: SpiffeId, identity: JoinedIdentity, runtime_dir: Path
 ) -> AsyncIterator[Node]:
-    served = WorkloadServer(runtime_dir, svids=identity, entitle=joined_entitlement(N2), viewer_group=GROUP)
+    served = WorkloadServer(runtime_dir, svids=identity, entitle=JoinedEntitlement(N2), viewer_group=GROUP)
     await served.start()
     try:
         async with running(watcher_on(runtime_dir / "workload.sock", N2, world)) as watcher:

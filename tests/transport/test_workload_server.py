@@ -1,12 +1,14 @@
 """The Workload API of our own: who gets what, by the kernel's word, and what is pushed when."""
 
 import asyncio
+import grp
 import json
 import os
 import pwd
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from cryptography import x509
 from grpc import aio
 
 from transport.issuer_world import GROUP, OWN, TD, MovedClock, World, issuer_world, play, until
-from x0d.identity.spiffe_id import TrustDomain
+from x0d.identity.spiffe_id import SpiffeId, TrustDomain
 from x0d.spiffe.authority import Authority
 from x0d.spiffe.certificate import split_der
 from x0d.spiffe.watcher import Watcher
@@ -28,8 +30,9 @@ from x0d.spiffe.workload_api import (
     BundlesUpdate,
     SvidUpdate,
 )
-from x0d.transport.access import Caller
-from x0d.transport.entitlement import gids_of, issuer_entitlement, joined_entitlement
+from x0d.transport import entitlement
+from x0d.transport.access import Caller, gid_of
+from x0d.transport.entitlement import IssuerEntitlement, JoinedEntitlement
 
 OTHER = """
 import asyncio, json, os, sys
@@ -84,7 +87,8 @@ def test_each_process_gets_what_is_its_own(tmp_path: Path) -> None:
     """The daemon is the node, root and the group's members are operators, and everybody else is nobody."""
 
     async def scenario() -> None:
-        group = next(iter(gids_of(GROUP)))
+        group = gid_of(GROUP)
+        assert group is not None
         daemon = pwd.getpwnam("daemon").pw_uid
         async with issuer_world(tmp_path) as world:
             async with stream(world.socket) as call:
@@ -101,7 +105,7 @@ def test_each_process_gets_what_is_its_own(tmp_path: Path) -> None:
 
 def test_entitlement_looks_at_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second account called root is not root, and accounts without a name that an ID can carry get nothing."""
-    entitle, group = issuer_entitlement(OWN, GROUP), gids_of(GROUP)
+    entitle, group = IssuerEntitlement(OWN), frozenset({7})
     names = {1001: "root", 1002: "..", 1003: "a b", 1004: "Alice.B-1"}
 
     def entry(uid: int) -> pwd.struct_passwd:
@@ -109,21 +113,54 @@ def test_entitlement_looks_at_names(monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyError(uid)
         return pwd.struct_passwd((names[uid], "", uid, uid, "", "", ""))
 
+    async def scenario() -> None:
+        got = [await entitle.of(Caller(1, uid, group)) for uid in (*names, 1005)]
+        alice = SpiffeId.parse(f"spiffe://{TD}/operator/Alice.B-1")
+        assert [None, None, None, alice, None] == got
+        assert f"spiffe://{TD}/operator/root" == str(await entitle.of(Caller(1, 0, frozenset())))
+        assert OWN == await entitle.of(Caller(os.getpid(), 1002, frozenset()))
+        stranger = Caller(0, 1004, frozenset())
+        assert (None, False) == (await entitle.of(stranger), entitle.may_ask(stranger))
+
     monkeypatch.setattr(pwd, "getpwuid", entry)
-    got = {uid: entitle(Caller(1, uid, group)) for uid in (*names, 1005)}
-    assert [None, None, None, f"spiffe://{TD}/operator/Alice.B-1", None] == [
-        None if spiffe_id is None else str(spiffe_id) for spiffe_id in got.values()
-    ]
-    assert f"spiffe://{TD}/operator/root" == str(entitle(Caller(1, 0, frozenset())))
-    assert OWN == entitle(Caller(os.getpid(), 1002, frozenset()))
-    assert None is entitle(Caller(0, 1004, frozenset()))
+    play(scenario)
 
 
 def test_entitlement_of_a_joined_node() -> None:
     """On a node that has joined the daemon and root are the node; the group's members are nobody there."""
-    entitle = joined_entitlement(OWN)
-    got = [entitle(Caller(pid, uid, gids_of(GROUP))) for pid, uid in ((os.getpid(), 1000), (1, 0), (1, 1000))]
-    assert [OWN, OWN, None] == got
+
+    async def scenario() -> None:
+        entitle = JoinedEntitlement(OWN)
+        callers = [Caller(pid, uid, frozenset({7})) for pid, uid in ((os.getpid(), 1000), (1, 0), (1, 1000))]
+        assert [OWN, OWN, None] == [await entitle.of(caller) for caller in callers]
+        assert [True, True, False] == [entitle.may_ask(caller) for caller in callers]
+
+    play(scenario)
+
+
+@pytest.mark.kernel
+def test_directory_of_accounts_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While nobody can say an account's name, its call waits and fails, and everything else goes on."""
+    answer = threading.Event()
+    monkeypatch.setattr(entitlement, "LOOK_UP_S_MAX", 1.0)
+
+    async def scenario() -> None:
+        group, daemon = gid_of(GROUP), pwd.getpwnam("daemon").pw_uid
+        assert group is not None
+        async with issuer_world(tmp_path) as world:
+            monkeypatch.setattr(pwd, "getpwuid", lambda _: answer.wait(20))
+            monkeypatch.setattr(grp, "getgrnam", lambda _: answer.wait(20))
+            asking = asyncio.create_task(identity_of(world.socket, daemon, group))
+            await until(lambda: world.workload.connections == 1)
+            async with stream(world.socket) as call:
+                assert str(OWN) == (await update(call)).svids[0].spiffe_id
+            assert not asking.done()
+            assert "directory of accounts does not answer" in await asking
+
+    try:
+        play(scenario)
+    finally:
+        answer.set()
 
 
 @pytest.mark.parametrize("metadata", [(), (("workload.spiffe.io", "false"),)])

@@ -31,7 +31,7 @@ from x0d.spiffe.joined import JoinedIdentity
 from x0d.spiffe.local_svids import IssuedSvids, WorkloadSvids
 from x0d.spiffe.snapshot import SnapshotSource
 from x0d.store.tokens import Tokens
-from x0d.transport.entitlement import issuer_entitlement, joined_entitlement
+from x0d.transport.entitlement import Entitlement, IssuerEntitlement, JoinedEntitlement
 from x0d.transport.join_client import RenewalClient
 from x0d.transport.join_server import JoinServer
 from x0d.transport.workload_server import WorkloadServer
@@ -93,11 +93,11 @@ class IdentitySource:
             return
         if config.identity.issuer:
             svids: WorkloadSvids = await self._open_issuer(stack, choose_address)
-            entitle = issuer_entitlement(config.spiffe_id, viewer_group)
+            entitle: Entitlement = IssuerEntitlement(config.spiffe_id)
         else:
             svids = self.held = await self._open_joined()
             self.renewal = self._renewal(self.held, snapshots, dials)
-            entitle = joined_entitlement(config.spiffe_id)
+            entitle = JoinedEntitlement(config.spiffe_id)
         served = WorkloadServer(config.node.runtime_dir, svids=svids, entitle=entitle, viewer_group=viewer_group)
         await served.start()
         stack.push_async_callback(served.stop)

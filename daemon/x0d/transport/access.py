@@ -123,7 +123,7 @@ class UnixRoles:
             if binding.user:
                 held, number, account = by_uid, _uid_of(binding.user), f"user {binding.user}"
             elif binding.group:
-                held, number, account = by_gid, _gid_of(binding.group), f"group {binding.group}"
+                held, number, account = by_gid, gid_of(binding.group), f"group {binding.group}"
             else:
                 continue  # a SPIFFE ID, which calls over TCP
             if number is not None:
@@ -150,7 +150,7 @@ def _uid_of(user: str) -> int | None:
         return None
 
 
-def _gid_of(group: str) -> int | None:
+def gid_of(group: str) -> int | None:
     """The group's id; None when there is no such group, and then nobody is a member."""
     try:
         return grp.getgrnam(group).gr_gid

@@ -3,68 +3,92 @@
 SO_PEERCRED names the process that has called connect().  Its pid is ours only if that process is this one: we live, so
 nobody else can have our pid, and the socket is younger than we are.  Other processes are told apart by uid and groups
 alone, for a pid may be used again between the look and the answer.
+
+Names of accounts come from the host's directories, which may be a server that hangs.  So a connection is judged by
+numbers alone, and the name is looked up in a thread, for a call.
 """
 
-import grp
+import asyncio
 import os
 import pwd
-from collections.abc import Callable
-from typing import Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, Protocol
 
 from x0d.errors import InvalidInput
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.transport.access import Caller
 
-Entitlement = Callable[[Caller], SpiffeId | None]
-"""The ID that a process may have; None: nothing is for it here."""
-
 ROOT: Final = "root"
+LOOK_UP_S_MAX: Final = 5.0
+"""For an account's name."""
+
+_threads: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="account-names")
+"""Of its own: look-ups that hang shall not take the threads that the disk needs."""
 
 
-def issuer_entitlement(own_id: SpiffeId, viewer_group: str) -> Entitlement:
+class Entitlement(Protocol):
+    """What is for whom on one node."""
+
+    def may_ask(self, caller: Caller) -> bool:
+        """Whether anything can be for this process; without looking anything up."""
+
+    async def of(self, caller: Caller) -> SpiffeId | None:
+        """The ID that the process may have; None: nothing is for it here.
+
+        Raises:
+            TimeoutError: the account's name could not be looked up in time.
+        """
+
+
+class IssuerEntitlement:
     """On the issuer: the daemon is the node, uid 0 is operator ``root``, members of the group are operators by name."""
 
-    def entitle(caller: Caller) -> SpiffeId | None:
+    def __init__(self, own_id: SpiffeId) -> None:
+        """``own_id`` is the node's; a caller's ``groups`` are none but the operators'."""
+        self._own_id = own_id
+
+    def may_ask(self, caller: Caller) -> bool:
+        """Whether it is the daemon, root, or a member of the group."""
+        return caller.pid == os.getpid() or caller.uid == 0 or bool(caller.groups)
+
+    async def of(self, caller: Caller) -> SpiffeId | None:
+        """The node's ID, or an operator's by the name of the account."""
         if caller.pid == os.getpid():
-            return own_id
+            return self._own_id
         if caller.uid == 0:
-            return _operator(own_id, ROOT)
-        if caller.groups & gids_of(viewer_group):
-            name = _user_name(caller.uid)
-            # a second account of that name, with another uid, is not root
-            return None if name in {None, ROOT} else _operator(own_id, str(name))
-        return None
+            return self._operator(ROOT)
+        if not caller.groups:
+            return None
+        async with asyncio.timeout(LOOK_UP_S_MAX):
+            name = await asyncio.get_running_loop().run_in_executor(_threads, _user_name, caller.uid)
+        # a second account of that name, with another uid, is not root
+        return None if name in {None, ROOT} else self._operator(str(name))
 
-    return entitle
+    def _operator(self, name: str) -> SpiffeId | None:
+        """``/operator/NAME``; None for an account whose name cannot be part of an ID."""
+        try:
+            return SpiffeId.parse(f"spiffe://{self._own_id.trust_domain}/operator/{name}")
+        except InvalidInput:
+            return None
 
 
-def joined_entitlement(own_id: SpiffeId) -> Entitlement:
+class JoinedEntitlement:
     """On a node that has joined: the daemon and uid 0 are the node; there are no operators to vouch for."""
 
-    def entitle(caller: Caller) -> SpiffeId | None:
-        return own_id if caller.pid == os.getpid() or caller.uid == 0 else None
+    def __init__(self, own_id: SpiffeId) -> None:
+        self._own_id = own_id
 
-    return entitle
+    def may_ask(self, caller: Caller) -> bool:
+        """Whether it is the daemon or root."""
+        return caller.pid == os.getpid() or caller.uid == 0
 
-
-def gids_of(group: str) -> frozenset[int]:
-    """The group's id as a set; empty when this host has no such group, and then nobody is a member."""
-    try:
-        return frozenset({grp.getgrnam(group).gr_gid})
-    except KeyError:
-        return frozenset()
+    async def of(self, caller: Caller) -> SpiffeId | None:
+        """The node's ID."""
+        return self._own_id if self.may_ask(caller) else None
 
 
 def _user_name(uid: int) -> str | None:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return None
-
-
-def _operator(own_id: SpiffeId, name: str) -> SpiffeId | None:
-    """``/operator/NAME``; None for an account whose name cannot be part of an ID."""
-    try:
-        return SpiffeId.parse(f"spiffe://{own_id.trust_domain}/operator/{name}")
-    except InvalidInput:
         return None

@@ -6,6 +6,7 @@ every change and nothing twice, and there are no JWTs (UNIMPLEMENTED).
 """
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -17,8 +18,8 @@ from x0d.errors import AddressUnavailable, NoIdentity
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.spiffe import workload_api
 from x0d.spiffe.local_svids import WorkloadSvids
-from x0d.transport.access import Caller
-from x0d.transport.entitlement import Entitlement, gids_of
+from x0d.transport.access import Caller, gid_of
+from x0d.transport.entitlement import Entitlement
 from x0d.transport.front import Front, Standing
 
 SOCKET_NAME: Final = "workload.sock"
@@ -47,13 +48,15 @@ class WorkloadServer:
     """The socket and what answers on it; ``start`` and ``stop`` once each."""
 
     def __init__(self, runtime_dir: Path, *, svids: WorkloadSvids, entitle: Entitlement, viewer_group: str) -> None:
-        """``runtime_dir`` must exist when it starts; ``viewer_group`` is the one that ``entitle`` asks for."""
+        """``runtime_dir`` must exist when it starts; of callers' groups ``entitle`` is told ``viewer_group`` alone."""
         self._svids = svids
         self._entitle = entitle
+        self._viewer_group = viewer_group
+        self._gids: frozenset[int] = frozenset()
         self._front = Front(
             runtime_dir / SOCKET_NAME,
             runtime_dir / PRIVATE_NAME,
-            gids=lambda: gids_of(viewer_group),
+            gids=lambda: self._gids,
             standing_of=self._standing_of,
         )
         self._server: aio.Server | None = None
@@ -74,6 +77,7 @@ class WorkloadServer:
         Raises:
             AddressUnavailable: somebody answers on the socket, or it cannot be bound.
         """
+        await self.look_up_group()
         self._front.prepare()
         server = aio.server(options=_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
         handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
@@ -95,6 +99,11 @@ class WorkloadServer:
             await self.stop()
             raise
 
+    async def look_up_group(self) -> None:
+        """Ask the host again which group the viewers' is; connections that come later are judged by the answer."""
+        gid = await asyncio.to_thread(gid_of, self._viewer_group)
+        self._gids = frozenset() if gid is None else frozenset({gid})
+
     async def stop(self) -> None:
         """End all streams and remove the socket; nothing happens if it is stopped."""
         self._front.close_listener()
@@ -105,11 +114,10 @@ class WorkloadServer:
         await self._front.stop()
 
     def _standing_of(self, caller: Caller) -> Standing:
-        spiffe_id = self._entitle(caller)
-        if spiffe_id is None:
+        if not self._entitle.may_ask(caller):
             return Standing.REFUSED
         # The daemon itself and root keep their room whatever the operators' processes take up.
-        return Standing.PRIVILEGED if caller.uid == 0 or spiffe_id.path.startswith("/node/") else Standing.ORDINARY
+        return Standing.PRIVILEGED if caller.uid == 0 or caller.pid == os.getpid() else Standing.ORDINARY
 
     # ---- methods ----
 
@@ -129,7 +137,11 @@ class WorkloadServer:
         if metadata.get(name) != value:
             await context.abort(StatusCode.INVALID_ARGUMENT, f"security header missing: {name}: {value}")
         caller = self._front.caller_of(context.peer())
-        spiffe_id = None if caller is None else self._entitle(caller)
+        try:
+            spiffe_id = None if caller is None else await self._entitle.of(caller)
+        except TimeoutError:
+            await context.abort(StatusCode.UNAVAILABLE, "this host's directory of accounts does not answer")
+            raise AssertionError from None  # abort raises
         if spiffe_id is None:
             await context.abort(StatusCode.PERMISSION_DENIED, "no identity issued")
             raise AssertionError  # abort raises
