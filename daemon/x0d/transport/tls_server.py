@@ -48,6 +48,8 @@ latest, and gRPC adds up to a tenth to its age: it ends at 0.92, and a renewal m
 """
 AGE_SLACK: Final = 1.2
 """An SVID shorter by this still outlives the connections made with it."""
+IDLE_MS_MAX: Final = 20_000
+"""A connection without a call: short, for whoever has any SVID of the trust domain could fill the port with them."""
 AGE_MS_MIN: Final = 1_000
 AGE_MS_MAX: Final = 2**31 - 1
 
@@ -112,6 +114,7 @@ class TlsServer:
             "grpc.server_handshake_timeout_ms": handshake_timeout_ms,
             "grpc.max_allowed_incoming_connections": connections_max,
             "grpc.max_connection_age_grace_ms": 2**31 - 1,
+            "grpc.max_connection_idle_ms": IDLE_MS_MAX,
         }
         self._handshakes = Handshakes(handshake_timeout_ms / 1e3 + FIRST_CALL_S)
         self._server: aio.Server | None = None
