@@ -2,11 +2,14 @@
 
 import asyncio
 import os
+import pwd
 import shutil
 import sys
+import threading
+from typing import Any
 
 import pytest
-from grpc import StatusCode
+from grpc import StatusCode, aio
 
 from fakes.control import DAEMON, STRANGER_GID, VIEWER_GID, Lab, as_other, run, running, until
 from x0d.identity.roles import Binding, Role
@@ -96,3 +99,30 @@ def test_new_bindings_hold_at_once() -> None:
             assert StatusCode.PERMISSION_DENIED.name == (await called(lab, WATCH))[0]
 
     run(scene())
+
+
+def test_directory_of_accounts_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nobody can say an account's name its number is recorded, and meanwhile others are answered."""
+    answer = threading.Event()
+
+    async def scene() -> None:
+        async with running(bindings=[Binding(Role.OPERATOR, user="nobody")]) as lab, lab.channel() as channel:
+            monkeypatch.setattr(pwd, "getpwuid", lambda _: answer.wait(20))
+            calling = asyncio.create_task(called(lab, RELOAD))
+            await until(lambda: lab.server.connections == 1)
+            assert StatusCode.OK == await call_of(channel)
+            assert not calling.done()
+            assert StatusCode.OK.name == (await calling)[0]
+            assert ["uid 65534"] == [record.who for record in lab.auditor.records]
+
+    try:
+        run(scene())
+    finally:
+        answer.set()
+
+
+async def call_of(channel: aio.Channel) -> StatusCode:
+    """Status of a call of our own."""
+    stub: Any = channel.unary_unary("/x0d.v1.NodeService/GetStatus")
+    call = stub(b"", timeout=10)
+    return await call.code()  # type: ignore[no-any-return]  # the stub is Any

@@ -8,22 +8,16 @@ Names of accounts come from the host's directories, which may be a server that h
 numbers alone, and the name is looked up in a thread, for a call.
 """
 
-import asyncio
 import os
-import pwd
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from x0d.errors import InvalidInput
 from x0d.identity.spiffe_id import SpiffeId
 from x0d.transport.access import Caller
+from x0d.transport.accounts import ROOT, user_name
 
-ROOT: Final = "root"
 LOOK_UP_S_MAX: Final = 5.0
 """For an account's name."""
-
-_threads: Final = ThreadPoolExecutor(max_workers=2, thread_name_prefix="account-names")
-"""Of its own: look-ups that hang shall not take the threads that the disk needs."""
 
 
 class Entitlement(Protocol):
@@ -59,8 +53,7 @@ class IssuerEntitlement:
             return self._operator(ROOT)
         if not caller.groups:
             return None
-        async with asyncio.timeout(LOOK_UP_S_MAX):
-            name = await asyncio.get_running_loop().run_in_executor(_threads, _user_name, caller.uid)
+        name = await user_name(caller.uid, LOOK_UP_S_MAX)
         # a second account of that name, with another uid, is not root
         return None if name in {None, ROOT} else self._operator(str(name))
 
@@ -85,10 +78,3 @@ class JoinedEntitlement:
     async def of(self, caller: Caller) -> SpiffeId | None:
         """The node's ID."""
         return self._own_id if self.may_ask(caller) else None
-
-
-def _user_name(uid: int) -> str | None:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return None

@@ -30,7 +30,7 @@ import re
 import socket
 import struct
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -128,15 +128,18 @@ class Front:
         *,
         gids: Callable[[], frozenset[int]],
         standing_of: Callable[[Caller], Standing],
+        learn: Callable[[Caller], Awaitable[None]] | None = None,
     ) -> None:
         """Neither path is touched yet; ``private`` is ours alone, another directory for each front.
 
-        ``gids``: groups that matter, asked at each connection; ``standing_of``: what to do with a caller.
+        ``gids``: groups that matter, asked at each connection; ``standing_of``: what to do with a caller.  Both are
+        asked on the event loop and must not wait; ``learn`` may: what it looks up is known before the first call.
         """
         self._path = path.absolute()
         self._private = private.absolute()
         self._gids = gids
         self._standing_of = standing_of
+        self._learn = learn
         self._numbers = itertools.count(1)
         self._listener: socket.socket | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -277,6 +280,8 @@ class Front:
         peer = f"unix:{name}"
         backend = socket.socket(socket.AF_UNIX)
         try:
+            if self._learn is not None:
+                await self._learn(caller)
             backend.setblocking(False)
             backend.bind(str(name))
             self._callers[peer] = caller

@@ -95,6 +95,7 @@ class ControlServer:
             runtime_dir / "private",
             gids=lambda: callers.roles.gids,
             standing_of=callers.standing_of,
+            learn=callers.learn,
         )
         callers.caller_of = self._front.caller_of
         self._streams = OpenStreams(self._callers.judge)

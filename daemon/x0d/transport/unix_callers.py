@@ -4,9 +4,8 @@ What does not come through the front is nobody, even under the daemon's own uid.
 whoever can open the socket is on this host and may know what is missing.
 """
 
-import pwd
+import contextlib
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, Final
 
 from grpc import aio
@@ -15,7 +14,13 @@ from x0d.errors import IdentityRefused
 from x0d.identity.model import Principal, Reason
 from x0d.identity.roles import Role
 from x0d.transport.access import METHODS, Caller, UnixRoles
+from x0d.transport.accounts import user_name
 from x0d.transport.front import Standing
+
+NAMES_MAX: Final = 512
+"""Of accounts, held."""
+LOOK_UP_S_MAX: Final = 1.0
+"""A connection waits for its account's name."""
 
 _ORDER: Final = (Role.VIEWER, Role.OPERATOR, Role.ADMIN, Role.PEER, Role.JOINER)
 
@@ -27,7 +32,7 @@ class UnixCallers:
         self.caller_of: Callable[[str], Caller | None] = _nobody
         """The front's, once there is one."""
         self._viewer_group = viewer_group
-        self._name_of = lru_cache(maxsize=512)(_name_of)
+        self._names: dict[int, str] = {}
         self.roles = roles
 
     def authenticate(self, context: "aio.ServicerContext[Any, Any]") -> Principal:
@@ -39,8 +44,18 @@ class UnixCallers:
         caller = self.caller_of(context.peer())
         if caller is None:
             raise IdentityRefused(Reason.FOREIGN_PROCESS, "call through the control socket x0d.sock")
-        name = self._name_of(caller.uid)
-        return Principal(name, self.roles.of(caller), uid=caller.uid, groups=caller.groups)
+        name = self._names.get(caller.uid)
+        shown = f"uid {caller.uid} ({name})" if name else f"uid {caller.uid}"
+        return Principal(shown, self.roles.of(caller), uid=caller.uid, groups=caller.groups)
+
+    async def learn(self, caller: Caller) -> None:
+        """Look up the name of whoever connects, for people; where nobody can say it in time its number must do."""
+        if caller.uid in self._names:
+            return
+        if len(self._names) >= NAMES_MAX:
+            self._names.clear()
+        with contextlib.suppress(TimeoutError):  # asked again at the next connection
+            self._names[caller.uid] = await user_name(caller.uid, LOOK_UP_S_MAX) or ""
 
     def standing_of(self, caller: Caller) -> Standing:
         """Anyone may connect; admins have room of their own."""
@@ -68,11 +83,3 @@ class UnixCallers:
 
 def _nobody(_peer: str) -> None:
     """No connection is known before there is a front."""
-
-
-def _name_of(uid: int) -> str:
-    """Name for people; of a uid that this host has no name for only the number."""
-    try:
-        return f"uid {uid} ({pwd.getpwuid(uid).pw_name})"
-    except KeyError:
-        return f"uid {uid}"
