@@ -33,9 +33,14 @@ class RecordingGraph(Graph):
     def __init__(self) -> None:
         self.taken: list[tuple[Config, Changes]] = []
         self.audit = self.auditor = FakeAuditor()
+        self.looks = 0
+        """At the host's accounts."""
 
     def reconfigure(self, read: Config, changes: Changes) -> None:
         self.taken.append((read, changes))
+
+    async def look_up_accounts(self) -> None:
+        self.looks += 1
 
 
 class World:
@@ -88,6 +93,12 @@ def test_unchanged_file_changes_nothing(world: World) -> None:
     """Reading the same again puts nothing in force and asks for no restart."""
     world.reload(FILE)
     assert ((), ()) == (world.result.applied, world.result.needs_restart)
+
+
+def test_accounts_are_looked_up_anew(world: World) -> None:
+    """A reload asks the host again who its operators are."""
+    world.reload(FILE)
+    assert 1 == world.graph.looks
 
 
 def test_reloadable_keys_take_effect_and_others_keep_their_value(world: World) -> None:

@@ -92,7 +92,7 @@ def test_new_bindings_hold_at_once() -> None:
         async with running(bindings=[Binding(Role.VIEWER, user="nobody")]) as lab:
             watching = asyncio.create_task(called(lab, WATCH))
             await until(lambda: lab.incidents.subscribers)
-            lab.server.set_bindings([])
+            await lab.server.set_bindings([])
             async with asyncio.timeout(5):
                 assert (StatusCode.PERMISSION_DENIED.name, "not permitted") == await watching
             assert not lab.incidents.subscribers

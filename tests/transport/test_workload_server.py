@@ -126,6 +126,27 @@ def test_entitlement_looks_at_names(monkeypatch: pytest.MonkeyPatch) -> None:
     play(scenario)
 
 
+@pytest.mark.kernel
+def test_group_is_looked_up_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A group that the host gets later counts from the next look-up on, which a reload asks for."""
+
+    async def scenario() -> None:
+        group, daemon = gid_of(GROUP), pwd.getpwnam("daemon").pw_uid
+        assert group is not None
+        with monkeypatch.context() as patched:
+            patched.setattr(grp, "getgrnam", {}.__getitem__)
+            opened = issuer_world(tmp_path)
+            world = await opened.__aenter__()
+        try:
+            assert (await identity_of(world.socket, daemon, group)).startswith("refused:")
+            await world.workload.look_up_group()
+            assert f"spiffe://{TD}/operator/daemon" == await identity_of(world.socket, daemon, group)
+        finally:
+            await opened.__aexit__(None, None, None)
+
+    play(scenario)
+
+
 def test_entitlement_of_a_joined_node() -> None:
     """On a node that has joined the daemon and root are the node; the group's members are nobody there."""
 

@@ -225,6 +225,10 @@ class Graph:
         self.identity.reconfigure(read)
         self._config = read
 
+    async def look_up_accounts(self) -> None:
+        """Ask the host again whose members are operators."""
+        await self.identity.source.look_up_accounts()
+
 
 def announced(config: Config) -> tuple[Prefix, ...]:
     """What this node announces: its own address first."""

@@ -49,6 +49,7 @@ class IdentitySource:
         self._counted = counted
         self._alerts = alerts
         self._listener: JoinServer | None = None
+        self._served: WorkloadServer | None = None
         self.directory = config.node.state_dir / joined.DIRECTORY
         self.issuer: Issuer | None = None
         self.held: JoinedIdentity | None = None
@@ -101,6 +102,12 @@ class IdentitySource:
         served = WorkloadServer(config.node.runtime_dir, svids=svids, entitle=entitle, viewer_group=viewer_group)
         await served.start()
         stack.push_async_callback(served.stop)
+        self._served = served
+
+    async def look_up_accounts(self) -> None:
+        """Ask the host again whose members are operators, at a reload."""
+        if self._served is not None:
+            await self._served.look_up_group()
 
     async def _open_issuer(
         self, stack: AsyncExitStack, choose_address: Callable[[SpiffeId], str | None]
@@ -132,6 +139,7 @@ class IdentitySource:
         self._listener = JoinServer(
             address=config.listen.address,
             port=config.listen.join_port,
+            directory=config.node.runtime_dir,
             authority=authority,
             counted=self._counted,
             handshake_timeout_ms=config.listen.handshake_timeout_ms,

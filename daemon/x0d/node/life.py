@@ -257,7 +257,8 @@ class Node:
             changes = compare(self._config, read)
             self._config = merge(self._config, read)
             self._graph.reconfigure(self._config, changes)
-            self._control.set_bindings(self._config.bindings)
+            await self._control.set_bindings(self._config.bindings)
+            await self._graph.look_up_accounts()
             self._look_at_accounts()
             log.info(telemetry.RELOADED, applied=changes.reloadable, needs_restart=changes.needs_restart)
         except ConfigInvalid as invalid:

@@ -6,6 +6,7 @@ ready.  The knowledge store opens later than this socket: ``auditor`` is set whe
 Order a caller keeps: ``add``, ``start``, ``set_starting`` as steps go by, ``auditor``, ``set_ready`` once, ``stop``.
 """
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
@@ -153,9 +154,9 @@ class ControlServer:
     def auditor(self, auditor: Auditor) -> None:
         self._gate.auditor = auditor
 
-    def set_bindings(self, bindings: Iterable[Binding]) -> None:
+    async def set_bindings(self, bindings: Iterable[Binding]) -> None:
         """Who holds which role, from now on; streams of those who have lost theirs end."""
-        self._callers.roles = UnixRoles.of_bindings(bindings, self._viewer_group)
+        self._callers.roles = await asyncio.to_thread(UnixRoles.of_bindings, tuple(bindings), self._viewer_group)
         self._streams.look()
 
     @property
