@@ -5,6 +5,7 @@ Its clock is the machine's, moved by what a test adds; a TLS library that looks 
 
 import asyncio
 import random
+import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -83,6 +84,7 @@ class World:
     workload: WorkloadServer
     auditor: FakeAuditor
     alerts: Alerts
+    counted: telemetry.Telemetry
     choices: dict[SpiffeId, str] = field(default_factory=dict)
     """Addresses that the issuer finds for nodes by itself."""
 
@@ -139,6 +141,7 @@ async def _world(
     listener = JoinServer(
         address="127.0.0.1",
         port=join_port,
+        directory=runtime_dir,
         authority=authority,
         counted=counted,
         handshake_timeout_ms=2000,
@@ -177,6 +180,7 @@ async def _world(
             workload,
             auditor,
             alerts,
+            counted,
             choices,
         )
     finally:
@@ -192,6 +196,16 @@ def short_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="x0d-") as directory:
         Path(directory).chmod(0o755)
         yield Path(directory)
+
+
+def stranger(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3, protocols: tuple[str, ...] = ("h2",)) -> ssl.SSLContext:
+    """TLS of a caller of the join port who shows nothing and asks for nothing."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    context.minimum_version = context.maximum_version = version
+    if protocols:
+        context.set_alpn_protocols(list(protocols))
+    return context
 
 
 def play(scenario: Callable[[], Awaitable[None]]) -> None:

@@ -96,11 +96,9 @@ def test_a_port_in_use_makes_no_token(tmp_path: Path, capsys: pytest.CaptureFixt
 
     async def scenario() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            async with issuer_world(tmp_path) as world:
-                world.listener._port = taken.getsockname()[1]
-                said = (
-                    f"join port 127.0.0.1:{world.listener._port}: .* in use; change listen.address or listen.join_port"
-                )
+            port = taken.getsockname()[1]
+            async with issuer_world(tmp_path, join_port=port) as world:
+                said = f"join port 127.0.0.1:{port}: .* in use; change listen.address or listen.join_port"
                 with pytest.raises(AddressUnavailable, match=said):
                     await world.issuer.create_token("n2", "127.0.0.1")
                 assert (0, False) == (world.issuer.status().open_tokens, world.listener.is_open)
