@@ -1,8 +1,9 @@
 """Bytes between gRPC's private connection and a TLS connection that was judged.
 
 Both ways alike: read what is there, write it at once; when the writing side is full, stop reading until it has taken
-the rest.  So at most one slice is held for each direction.  Everything runs in callbacks of the event loop: a stream
-reader and a task would cost each message two more turns of the loop.
+the rest.  So at most one slice is held for each direction.  What the peer sends passes a ``HeaderGuard`` before gRPC
+reads it: a peer may be who it says and still send headers that take all of our memory.  Everything runs in callbacks
+of the event loop: a stream reader and a task would cost each message two more turns of the loop.
 
 A callback reads until nothing is left, or comes back by ``call_soon``: libuv stops watching a socket that has once
 shown an error, and the bytes before the error would be lost.
@@ -15,8 +16,10 @@ from typing import Final
 
 from OpenSSL import SSL
 
+from x0d.errors import InvalidInput
 from x0d.transport.connector_dial import Session
 from x0d.transport.connector_tls import early_end_text
+from x0d.transport.header_guard import HeaderGuard
 
 SLICE_BYTES: Final = 131_072
 """Read at once from gRPC, and gathered at most before it is written to it."""
@@ -38,6 +41,7 @@ class Relay:
         self._inner = inner
         self._tcp = session.tcp
         self._tls = session.tls
+        self._guard = HeaderGuard(is_server_side=False)
         self._ended: asyncio.Future[str] = self._loop.create_future()
         self._up = memoryview(b"")
         """Read from gRPC, not yet taken by TLS."""
@@ -50,7 +54,11 @@ class Relay:
         """Whether gRPC is read."""
 
     async def run(self) -> str:
-        """Relay until either end is gone; gives the peer's refusal, if that came in place of its first byte."""
+        """Relay until either end is gone, or must be.
+
+        Gives what the peer's refusal was, if that came in place of its first byte, or why gRPC may not read what it
+        sends; empty otherwise.
+        """
         self._loop.add_reader(self._tcp.fileno(), self._read_tls)
         waiting = self._loop.call_later(FIRST_WORD_S, self._open_up)
         try:
@@ -133,6 +141,11 @@ class Relay:
                 return
             data, is_drained = self._gather()
             if data:
+                try:
+                    self._guard.feed(data)
+                except InvalidInput as error:
+                    self._end(f"ended for what it sends: {error}")
+                    return
                 self._has_heard = True
                 self._open_up()
                 self._down = memoryview(data)

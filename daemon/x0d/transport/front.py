@@ -2,7 +2,8 @@
 
 grpc.aio shows nothing of a unix peer but the name that its socket is bound to.  So the socket that clients connect to
 is ours: it reads the peer's credentials (SO_PEERCRED) and groups (SO_PEERGROUPS), dials gRPC's private socket from a
-name of its own such as ``u1000-p4711-17`` (uid, pid, number), and relays bytes both ways with bounded buffers.
+name of its own such as ``u1000-p4711-17`` (uid, pid, number), and relays bytes both ways with bounded buffers.  What a
+client sends passes a ``HeaderGuard`` first: anyone may connect, and gRPC reads headers before it asks who calls.
 ``caller_of(context.peer())`` gives back who that is, with the groups, from the table of the connections relayed now:
 a name that the front has not made is nobody.  The private socket and the names are in a directory of mode 0700.
 
@@ -36,8 +37,10 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
-from x0d.errors import AddressUnavailable
+from x0d.errors import AddressUnavailable, InvalidInput
+from x0d.spiffe.unix_socket import PATH_BYTES_MAX, credentials
 from x0d.transport.access import Caller
+from x0d.transport.header_guard import HeaderGuard
 
 CONNECTIONS_MAX: Final = 256
 """Beyond it a connection is closed at once."""
@@ -49,14 +52,11 @@ BUFFER_BYTES_MAX: Final = 65_536
 """Held for each direction of a connection; beyond it the sender is not read."""
 STUCK_S_MAX: Final = 60.0
 """A client that takes no byte for so long is dropped; gRPC clients always read their socket."""
-PATH_BYTES_MAX: Final = 107
-"""Longest path of a unix socket (sun_path without its end)."""
 GROUPS_MAX: Final = 256
 """Supplementary groups read of a peer; of one with more only the primary group counts."""
 
 _SO_PEERGROUPS: Final = 59
 _BACKLOG: Final = 1024
-_UCRED: Final = struct.Struct("iII")
 _NAME: Final = re.compile(r"u\d+(-[gp]\d+)*-\d+")
 _NAME_BYTES_MAX: Final = 40
 """Room for uid, pid and number in a relayed connection's name."""
@@ -75,7 +75,7 @@ class Standing(Enum):
 
 def peer_caller(connection: socket.socket, wanted_gids: frozenset[int]) -> Caller:
     """Ask the kernel who opened ``connection``; of its groups only ``wanted_gids`` are kept."""
-    pid, uid, gid = _UCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+    pid, uid, gid = credentials(connection)
     try:
         packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, GROUPS_MAX * 4)
     except OSError as error:
@@ -148,7 +148,7 @@ class Front:
         self.backend = self._private / "grpc.sock"
         """Where gRPC listens."""
         self.refused_total = 0
-        """Connections closed because a limit was reached."""
+        """Connections closed because a limit was reached: of connections, or of what headers cost."""
         self.strangers_total = 0
         """Connections closed because of who opened them."""
 
@@ -287,6 +287,8 @@ class Front:
             self._callers[peer] = caller
             await asyncio.get_running_loop().sock_connect(backend, str(self.backend))
             await _relay(connection, backend)
+        except InvalidInput:
+            self.refused_total += 1
         except OSError:
             pass  # the client left or is stuck, or gRPC is stopping or too busy: the connection ends
         finally:
@@ -298,21 +300,34 @@ class Front:
 
 
 async def _relay(connection: socket.socket, backend: socket.socket) -> None:
-    """Pass bytes both ways until gRPC ends the connection, which it does when the client does."""
+    """Pass bytes both ways until gRPC ends the connection, which it does when the client does.
+
+    Raises:
+        InvalidInput: the client sent what gRPC must not read; both ends are shut.
+    """
     up = asyncio.get_running_loop().create_task(_pump_up(connection, backend))
     try:
         await _pump_down(backend, connection)
     finally:
         up.cancel()
-        await asyncio.gather(up, return_exceptions=True)
+        (ended,) = await asyncio.gather(up, return_exceptions=True)
+        if isinstance(ended, InvalidInput):
+            raise ended
 
 
 async def _pump_up(connection: socket.socket, backend: socket.socket) -> None:
     """Client to gRPC; the client's end of file, or its loss, is passed on as one."""
     loop = asyncio.get_running_loop()
+    guard = HeaderGuard(is_server_side=True)
     try:
         while data := await loop.sock_recv(connection, BUFFER_BYTES_MAX):
+            guard.feed(data)
             await loop.sock_sendall(backend, data)
+    except InvalidInput:
+        for end in (connection, backend):  # a client that reads nothing must not keep the other direction waiting
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        raise
     finally:
         with contextlib.suppress(OSError):
             backend.shutdown(socket.SHUT_WR)
