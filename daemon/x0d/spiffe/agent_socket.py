@@ -10,13 +10,10 @@ resolved path is dialled.
 import os
 import socket
 import stat
-import struct
 from pathlib import Path
-from typing import Final
 
 from x0d.errors import NoIdentity
-
-_UCRED: Final = struct.Struct("3i")
+from x0d.spiffe.unix_socket import credentials
 
 
 def prove_socket(path: Path, owner_uid: int) -> Path:
@@ -65,5 +62,5 @@ def _server_of(path: Path) -> tuple[int, int]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.setblocking(False)  # a full backlog is an error at once, and no wait on the event loop
         probe.connect(str(path))
-        pid, uid, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        pid, uid, _ = credentials(probe)
     return pid, uid

@@ -14,7 +14,6 @@ import errno
 import os
 import shutil
 import socket
-import struct
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import Final
 
 from x0d.errors import AddressUnavailable, IdentityRefused, PeerUnreachable
 from x0d.identity.model import Proof, Reason
+from x0d.spiffe.unix_socket import PATH_BYTES_MAX, credentials
 from x0d.transport.connector_dial import DEADLINE_S, Dialer, HandshakeTimeout
 from x0d.transport.connector_relay import Relay
 from x0d.transport.connector_tls import Expect
@@ -35,14 +35,11 @@ EXPIRED_S_MAX: Final = 86_400.0
 """An open connection outlives the peer's certificate by this: expired is not revoked, and peers rotate by new ones."""
 REST_S: Final = 0.1
 """Pause in which connections wait where no descriptor is free."""
-PATH_BYTES_MAX: Final = 107
-"""Longest path of a unix socket (sun_path without its end)."""
 
 _NOT_THE_PEERS_FAULT: Final = frozenset(
     {UNREACHABLE, Reason.TIMEOUT, Reason.HANDSHAKE, Reason.NO_OWN_SVID, Reason.OWN_SVID_EXPIRED}
 )
 """Nobody was told from somebody else: the dial is worth another try later."""
-_UCRED: Final = struct.Struct("iII")
 _BACKLOG: Final = 16
 _NO_ROOM: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _OPTIONS: Final = (
@@ -170,7 +167,7 @@ class Connector:
                 self._rest(self._listener)
             return  # or it left before we looked: gRPC tries again
         inner.setblocking(False)
-        pid, _, _ = _UCRED.unpack(inner.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        pid, _, _ = credentials(inner)
         if pid != os.getpid():
             inner.close()
             self._refuse(Reason.FOREIGN_PROCESS, f"process {pid} dialled a private socket of this one")
