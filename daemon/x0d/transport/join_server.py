@@ -96,6 +96,11 @@ class JoinServer:
         return self._server is not None
 
     @property
+    def connections(self) -> int:
+        """Open now."""
+        return self._front.connections
+
+    @property
     def root_sha256(self) -> bytes:
         """Root that it shows; empty while it is closed."""
         return self._root_sha256
