@@ -117,7 +117,7 @@ def _of_node(snapshot: Snapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(telemetry.MESH_ROUTES, "Routes of ours in the kernel.", snapshot.routes)
     yield GaugeMetricFamily(telemetry.INCIDENTS_OPEN, "Incidents not ended.", snapshot.incidents_open)
     yield GaugeMetricFamily(telemetry.ALERTS, "Alerts that hold now; x0ctl status names them.", snapshot.alerts)
-    text = "Connections to the control socket closed because there were too many."
+    text = "Connections to the control socket closed because there were too many, or their headers cost too much."
     yield CounterMetricFamily(telemetry.CONTROL_REFUSED, text, snapshot.control_refused)
     refused = CounterMetricFamily(
         telemetry.MESH_DATAGRAMS_REFUSED, "Mesh datagrams refused, by reason.", labels=["reason"]
