@@ -139,7 +139,6 @@ def test_headers_take_no_memory(tmp_path: Path, payload: bytes) -> None:
             gc.collect()
             before = peak = rss_bytes()
             with under_attack(token.port, payload):
-                await until(lambda: counted(world).get("policy", 0) >= 8)
                 end_s = time.monotonic() + ATTACK_S
                 joining = asyncio.get_running_loop().create_task(world.join(token))
                 while time.monotonic() < end_s:
@@ -147,6 +146,7 @@ def test_headers_take_no_memory(tmp_path: Path, payload: bytes) -> None:
                     await asyncio.sleep(0.02)  # tidy: memory is watched for so long
                 await joining
             assert peak - before < GROWTH_BYTES_MAX, f"{(peak - before) >> 20} MB"
+            assert counted(world)["policy"] >= len(ATTACKERS) * CONNECTIONS_PER_SOURCE_MAX
 
     play(scenario)
 
@@ -171,22 +171,6 @@ def test_who_takes_its_time_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
             await asyncio.to_thread(drip)
             assert {"timeout": 1} == counted(world)
-            await world.join(token)
-
-    play(scenario)
-
-
-def test_who_never_reads_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Answers that nobody takes hold a connection no longer than its life."""
-    monkeypatch.setattr(join_front, "LIFE_S_MAX", 1.0)
-
-    async def scenario() -> None:
-        async with issuer_world(tmp_path) as world:
-            token = await world.token()
-            connection = await asyncio.to_thread(stranger().wrap_socket, connect(token.port))
-            await asyncio.to_thread(connection.sendall, opening() + frame(raw_http2.PING, 0, 0, bytes(8)) * 2_000)
-            await until(lambda: world.listener.connections == 0)
-            connection.close()
             await world.join(token)
 
     play(scenario)
@@ -411,8 +395,9 @@ def test_a_closed_port_has_no_connections(tmp_path: Path) -> None:
             token = await world.token()
             with connect(token.port) as silent:
                 await until(lambda: world.listener.connections == 1)
-                await world.listener.close(0)
-                await world.listener.close(0)
+                async with asyncio.timeout(1):  # half of the handshake's
+                    await world.listener.close(0)
+                    await world.listener.close(0)
                 assert await is_cut(silent)
             assert (0, 0) == (world.listener.connections, world.listener.bound_port)
             await until(lambda: world.listener.is_open)

@@ -48,9 +48,9 @@ BYTES_MAX: Final = 65_536
 SOURCE_RATE_PER_S: Final = 1.0
 SOURCE_BURST: Final = 16
 """Connections of one source at once, then one a second."""
-TOTAL_RATE_PER_S: Final = 20.0
-TOTAL_BURST: Final = 64
-"""Of all together: a handshake costs the daemon about two milliseconds."""
+TOTAL_RATE_PER_S: Final = 100.0
+TOTAL_BURST: Final = 128
+"""Of all together: a handshake costs the daemon about half a millisecond."""
 DRAIN_S: Final = 1.0
 """At a stop, for answers that gRPC has given and callers have not taken."""
 
