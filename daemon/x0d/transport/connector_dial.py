@@ -164,7 +164,7 @@ async def _connect(family: socket.AddressFamily, address: SocketAddress, interfa
         if number == errno.EINPROGRESS:
             await ready(tcp, to_write=True)
             number = tcp.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-    except BaseException:
+    except BaseException:  # whatever ends the connecting, a cancel too, leaves no descriptor; it goes on
         tcp.close()
         raise
     if number:

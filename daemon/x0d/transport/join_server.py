@@ -132,7 +132,7 @@ class JoinServer:
         bound_port = self._front.bind()
         try:
             server = await self._start_grpc()
-        except BaseException:
+        except BaseException:  # whatever ends the opening, a cancel too, leaves no listener; it goes on
             self._front.close_listener()
             raise
         self._front.start(shown.context)
